@@ -1,0 +1,90 @@
+//! Where things are kept in the cluster state. One place, so that writer and watcher agree.
+//!
+//! | key | value | written by |
+//! |---|---|---|
+//! | `/apps/<app>` | what was declared of an app, with its generation | control |
+//! | `/services/<app>/<service>` | what is for life: virtual address, last release number | control |
+//! | `/releases/<app>/<service>/<number>` | [`Release`](crate::release::Release), once | control |
+//! | `/rollouts/<app>/<service>` | where a release stands | control |
+//! | `/nodes/<node>` | [`NodeRecord`](crate::node::NodeRecord) | the node |
+//! | `/slices/<node>/<app>/<service>` | [`Slice`](crate::slice::Slice) | control |
+//! | `/inventory/<node>/<app>/<service>` | [`Report`](crate::inventory::Report) | the node |
+//!
+//! Numbers are padded with zeros to ten digits, so that keys sort as the numbers do.
+
+use crate::ids::{AppName, NodeName, ReleaseNumber, ServiceKey};
+
+/// Every app.
+pub const APPS: &str = "/apps/";
+/// Every service.
+pub const SERVICES: &str = "/services/";
+/// Every release.
+pub const RELEASES: &str = "/releases/";
+/// Every roll-out.
+pub const ROLLOUTS: &str = "/rollouts/";
+/// Every node.
+pub const NODES: &str = "/nodes/";
+/// Every slice.
+pub const SLICES: &str = "/slices/";
+/// Every report.
+pub const INVENTORY: &str = "/inventory/";
+
+/// An app.
+#[must_use]
+pub fn app(app: &AppName) -> String {
+    format!("{APPS}{app}")
+}
+
+/// A service.
+#[must_use]
+pub fn service(key: &ServiceKey) -> String {
+    format!("{SERVICES}{key}")
+}
+
+/// A release.
+#[must_use]
+pub fn release(key: &ServiceKey, number: ReleaseNumber) -> String {
+    format!("{RELEASES}{key}/{number:010}")
+}
+
+/// All releases of a service.
+#[must_use]
+pub fn releases_of(key: &ServiceKey) -> String {
+    format!("{RELEASES}{key}/")
+}
+
+/// Where a release of a service stands.
+#[must_use]
+pub fn rollout(key: &ServiceKey) -> String {
+    format!("{ROLLOUTS}{key}")
+}
+
+/// A node.
+#[must_use]
+pub fn node(node: &NodeName) -> String {
+    format!("{NODES}{node}")
+}
+
+/// A service's slice for a node.
+#[must_use]
+pub fn slice(node: &NodeName, key: &ServiceKey) -> String {
+    format!("{SLICES}{node}/{key}")
+}
+
+/// All slices of a node.
+#[must_use]
+pub fn slices_of(node: &NodeName) -> String {
+    format!("{SLICES}{node}/")
+}
+
+/// A node's report of a service.
+#[must_use]
+pub fn report(node: &NodeName, key: &ServiceKey) -> String {
+    format!("{INVENTORY}{node}/{key}")
+}
+
+/// All reports of a node.
+#[must_use]
+pub fn reports_of(node: &NodeName) -> String {
+    format!("{INVENTORY}{node}/")
+}
