@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{InstanceId, ReleaseKey, ReleaseNumber, ServiceKey},
     manifest::Protocol,
+    node::Phases,
 };
 
 /// How requests reach one service.
@@ -65,7 +66,7 @@ pub struct Weight {
 }
 
 /// An instance that requests may go to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     /// The instance.
     pub instance: InstanceId,
@@ -75,4 +76,7 @@ pub struct Endpoint {
     pub address: Ipv4Addr,
     /// Its port.
     pub port: u16,
+    /// The phases of its start, for the `Server-Timing` of answers that waited for it; absent for
+    /// one that was adopted.
+    pub cold: Option<Phases>,
 }
