@@ -2,6 +2,17 @@
 //!
 //! Once a [`Manifest`] exists, every value in it is valid and every default filled in.
 
+mod check;
+mod parse;
+mod read;
+mod service;
+mod suggest;
+
+#[cfg(test)]
+mod tests;
+
+pub use parse::{FILE_MAX, Problems, SERVICES_MAX, Source, parse};
+
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -49,8 +60,6 @@ pub struct Service {
     pub timeout: Duration,
     /// How long an instance may finish what it has begun.
     pub drain: Duration,
-    /// The same for streams.
-    pub drain_streams: Duration,
     /// The largest request body, in bytes.
     pub body_max: u64,
     /// How ready and well are seen; `None`: the port is listening.

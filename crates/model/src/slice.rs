@@ -28,8 +28,6 @@ pub struct Slice {
     pub idle: Duration,
     /// How long an instance may finish what it has begun.
     pub drain: Duration,
-    /// The same for streams.
-    pub drain_streams: Duration,
     /// How ready and well are seen; `None`: the port is listening.
     pub health: Option<Health>,
 }

@@ -1,0 +1,198 @@
+use super::*;
+use crate::code::Code;
+
+fn one(text: &str) -> Manifest {
+    parse(&[Source { name: "app.toml", text }]).unwrap().remove(0)
+}
+
+/// The first problem of a manifest as `line code key: message | hint`.
+#[track_caller]
+fn check(text: &str, expected: &str) {
+    let problems = parse(&[Source { name: "app.toml", text }]).unwrap_err().problems;
+    let first = &problems[0];
+    let shown = format!(
+        "{} {} {}: {}{}",
+        first.line.unwrap_or(0),
+        first.code,
+        first.key.as_deref().unwrap_or("-"),
+        first.message,
+        first.hint.as_deref().map(|hint| format!(" | {hint}")).unwrap_or_default()
+    );
+    assert_eq!(shown, expected);
+}
+
+const HEAD: &str = "app = \"shop\"\n[services.web]\nimage = \"shop/web:1\"\n";
+
+#[test]
+fn an_image_is_enough() {
+    let manifest = one(HEAD);
+    let web = manifest.services.values().next().unwrap();
+    assert_eq!(manifest.app.as_str(), "shop");
+    assert_eq!(web.image.to_string(), "shop/web:1");
+    assert_eq!(web.paths, ["/"]);
+    assert_eq!(
+        (web.scale.min, web.scale.max, web.scale.concurrency, web.scale.concurrency_max),
+        (0, 20, 32, 128)
+    );
+    assert_eq!(web.resources.memory, 128 << 20);
+    assert!(web.init);
+    assert_eq!(web.timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn every_supported_key_is_read() {
+    let manifest = one(r#"
+app = "shop"
+[services.web]
+image = "shop/web@sha256:0123456789012345678901234567890123456789012345678901234567890123"
+port = 9000
+protocol = "http"
+hosts = ["shop.localhost", "www.shop.localhost"]
+paths = ["/", "/api/"]
+calls = ["cart", "billing.invoices"]
+env = { LOG = "info" }
+command = ["/bin/web", "-v"]
+writable = ["/var/cache"]
+init = false
+resources = { cpu = 0.25, cpu_max = 2, memory = "64MiB", pids = 10, files = 100, scratch = "1MiB" }
+timeout = "5s"
+drain = "2s"
+body_max = "1MiB"
+balance = "least-request"
+health = { path = "/healthz", every = "1s" }
+[services.web.scale]
+min = 1
+max = 4
+concurrency = 1
+idle = "10s"
+[services.web.release]
+strategy = "rolling"
+deadline = "10m"
+[services.cart]
+image = "shop/cart"
+"#);
+    let web = &manifest.services[&"web".parse().unwrap()];
+    assert_eq!(web.port, Some(9000));
+    assert_eq!(web.paths, ["/", "/api"]);
+    assert_eq!(web.calls.as_ref().unwrap().len(), 2);
+    assert_eq!(web.resources.cpu_millis, 250);
+    assert_eq!(web.resources.cpu_max_millis, 2000);
+    assert_eq!(web.scale.concurrency_max, 4);
+    assert!(!web.init);
+    assert_eq!(manifest.services[&"cart".parse().unwrap()].image.tag.as_deref(), Some("latest"));
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place() {
+    check(
+        "app = ",
+        "1 manifest_syntax -: this is not TOML: string values must be quoted, expected literal string",
+    );
+    check(
+        "[services.web]\nimage = \"a\"",
+        "1 missing_key -: the manifest doesn't say whose it is: `app` is missing | begin the file with `app = \"name\"`",
+    );
+    check(
+        &format!("{HEAD}prot = 1"),
+        "4 unknown_key services.web.prot: `prot` is no key of [services.web] | did you mean `port`?",
+    );
+    check(
+        &format!("{HEAD}port = \"80\""),
+        "4 wrong_type services.web.port: `port` takes a whole number, not a string | write it as `port = 1`",
+    );
+    check(&format!("{HEAD}port = 0"), "4 invalid_value services.web.port: `port` is 0; it can be 1 to 65535");
+    check(
+        &format!("{HEAD}timeout = \"5min\""),
+        "4 invalid_value services.web.timeout: `5min` is no duration: write a whole number and ms, s, m, h or d, such as \"30s\"",
+    );
+    check(
+        &format!("{HEAD}timeout = \"2h\""),
+        "4 invalid_value services.web.timeout: `timeout` is 2h; it can be 1ms to 1h",
+    );
+    check(
+        &format!("{HEAD}hosts = [\"Shop.localhost\"]"),
+        "4 invalid_value services.web.hosts: `Shop.localhost` is no host name | lower-case letters, digits and - in parts joined by dots; no port, no wildcard",
+    );
+    check(
+        &format!("{HEAD}env = {{ PORT = \"1\" }}"),
+        "4 invalid_value services.web.env.PORT: `PORT` is set by Minato | choose another name; the port is the service's `port`",
+    );
+    check(
+        &format!("{HEAD}calls = [\"cart\"]"),
+        "0 invalid_value services.web.calls: `web` calls `cart`, but shop has no such service | a service of another app is written `app.service`",
+    );
+    check(
+        "app = \"shop\"\n[services.web]\nport = 1",
+        "2 missing_key services.web: the service has no `image` | add `image = \"repository:tag\"`",
+    );
+    check(
+        "app = \"shop\"",
+        "1 missing_key -: app `shop` has no services | add `[services.NAME]` with an `image`",
+    );
+}
+
+#[test]
+fn a_route_belongs_to_one_service() {
+    let text = format!(
+        "{HEAD}hosts = [\"a.localhost\"]\n[services.api]\nimage = \"x\"\nhosts = [\"a.localhost\"]\n"
+    );
+    let problems = parse(&[Source { name: "app.toml", text: &text }]).unwrap_err().problems;
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].code, Code::RouteTaken);
+    assert_eq!(problems[0].message, "`a.localhost/` belongs to shop/api already (app.toml, line 7)");
+    assert_eq!(problems[0].line, Some(4));
+}
+
+#[test]
+fn an_app_is_one_file() {
+    let again = [Source { name: "a.toml", text: HEAD }, Source { name: "b.toml", text: HEAD }];
+    let problems = parse(&again).unwrap_err().problems;
+    assert_eq!(problems[0].message, "app `shop` is described twice, first in a.toml, line 1");
+}
+
+/// Everything of the design that doesn't work yet is refused by name and line, never ignored.
+#[test]
+fn what_does_not_work_yet_is_refused() {
+    let keys = [
+        "listen = 5432",
+        "bind = [\"orders\"]",
+        "retries = { attempts = 2 }",
+        "slow_start = \"1s\"",
+        "rate = { per = \"address\" }",
+        "sign = \"required\"",
+        "drain_streams = \"1h\"",
+        "protocol = \"grpc\"",
+        "balance = \"ewma\"",
+        "balance = \"hash:cookie:x\"",
+        "tls = { redirect = true }",
+        "recycle = { age = \"2h\" }",
+        "breaker = { failures = 5 }",
+        "metrics = { path = \"/metrics\" }",
+        "place = { spread = \"zone\" }",
+        "scale = { metrics = [] }",
+        "release = { before = [\"x\"] }",
+        "release = { strategy = \"canary\" }",
+        "release = { mirror = 0.1 }",
+        "release = { steps = [] }",
+        "release = { promote = \"time\" }",
+    ];
+    for key in keys {
+        let text = format!("{HEAD}{key}");
+        let problems = parse(&[Source { name: "app.toml", text: &text }]).unwrap_err().problems;
+        assert_eq!((problems[0].code, problems[0].line), (Code::NotSupported, Some(4)), "{key}");
+        assert!(problems[0].message.ends_with("is not supported yet"), "{key}: {}", problems[0].message);
+    }
+    for table in ["[stores.orders]\nkind = \"postgres\"", "[transactions.checkout]\ntimeout = \"10m\""] {
+        let text = format!("{HEAD}{table}");
+        let problems = parse(&[Source { name: "app.toml", text: &text }]).unwrap_err().problems;
+        assert_eq!(problems[0].code, Code::NotSupported, "{table}");
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_shown_at_once() {
+    let text = format!("{HEAD}port = 0\nprot = 1\ninit = 3\n");
+    let problems = parse(&[Source { name: "app.toml", text: &text }]).unwrap_err().problems;
+    let lines: Vec<_> = problems.iter().map(|problem| problem.line.unwrap()).collect();
+    assert_eq!(lines, [4, 5, 6]);
+}
