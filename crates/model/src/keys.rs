@@ -9,6 +9,7 @@
 //! | `/nodes/<node>` | [`NodeRecord`](crate::node::NodeRecord) | the node |
 //! | `/slices/<node>/<app>/<service>` | [`Slice`](crate::slice::Slice) | control |
 //! | `/inventory/<node>/<app>/<service>` | [`Report`](crate::inventory::Report) | the node |
+//! | `/claims` | nothing: written with every change of hosts or virtual addresses | control |
 //!
 //! Numbers are padded with zeros to ten digits, so that keys sort as the numbers do.
 
@@ -28,6 +29,8 @@ pub const NODES: &str = "/nodes/";
 pub const SLICES: &str = "/slices/";
 /// Every report.
 pub const INVENTORY: &str = "/inventory/";
+/// Written with every change of hosts or virtual addresses, so that of two that might clash one fails.
+pub const CLAIMS: &str = "/claims";
 
 /// An app.
 #[must_use]
