@@ -1,1 +1,146 @@
-fn main() {}
+//! Chores of the project: `cargo xtask test` runs every test on a fresh machine, `cargo xtask ci` all
+//! that guards a change.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore speaks to whoever runs it")]
+
+use std::{
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+/// What the tests use besides Rust, as Debian calls it.
+const PACKAGES: [&str; 15] = [
+    "buildah",
+    "busybox-static",
+    "curl",
+    "docker.io",
+    "gcc",
+    "iproute2",
+    "mmdebstrap",
+    "musl-tools",
+    "nftables",
+    "nodejs",
+    "podman",
+    "procps",
+    "python3",
+    "runc",
+    "skopeo",
+];
+
+/// Programs by which a machine without dpkg is judged.
+const PROGRAMS: [&str; 12] = [
+    "buildah",
+    "busybox",
+    "curl",
+    "docker",
+    "ip",
+    "mmdebstrap",
+    "musl-gcc",
+    "nft",
+    "node",
+    "podman",
+    "runc",
+    "skopeo",
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test", rest @ ..] => test(rest),
+        ["ci"] => ci(),
+        ["packages"] => packages(),
+        _ => Err("usage: cargo xtask test [FILTER …] | ci | packages".to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Every test: those of the crates, and those that run the real binary with real parts.
+fn test(rest: &[&str]) -> Result<(), String> {
+    if !is_root()? {
+        return Err(
+            "the tests make containers and networks: run them as root, `sudo -E cargo xtask test`".to_owned()
+        );
+    }
+    packages()?;
+    // The tests start the program itself.
+    run("cargo", &["build", "--locked", "--package", "minato"])?;
+    let mut arguments = vec!["test", "--locked", "--workspace", "--no-fail-fast"];
+    if !rest.is_empty() {
+        arguments.push("--");
+        arguments.extend(rest);
+    }
+    run("cargo", &arguments)
+}
+
+/// What guards a change, in the order of what fails soonest.
+fn ci() -> Result<(), String> {
+    run("cargo", &["fmt", "--all", "--check"])?;
+    run("cargo", &["deny", "--locked", "check", "bans", "licenses", "sources"])?;
+    run("cargo", &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    test(&[])?;
+    run("cargo", &["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"])
+}
+
+/// Installs what the tests use, where that is possible; else names what is missing.
+fn packages() -> Result<(), String> {
+    let debian = Path::new("/usr/bin/apt-get").exists();
+    if !debian {
+        let missing: Vec<_> = PROGRAMS.iter().filter(|program| !on_path(program)).copied().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        return Err(format!(
+            "the tests need {}; install them with your system's packages",
+            missing.join(", ")
+        ));
+    }
+    let missing: Vec<_> = PACKAGES.iter().filter(|package| !installed(package)).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("xtask: installing {}", missing.join(" "));
+    run("apt-get", &["update", "-qq"])?;
+    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    arguments.extend(missing);
+    run("apt-get", &arguments)
+}
+
+fn installed(package: &str) -> bool {
+    // Some machines have a newer program from elsewhere under the name of a package.
+    let named = match package {
+        "nodejs" => "node",
+        "gcc" | "curl" | "python3" => package,
+        _ => "",
+    };
+    let known = Command::new("dpkg-query").args(["-W", "-f=${Status}", package]).output();
+    let known = known.is_ok_and(|output| output.stdout.ends_with(b"install ok installed"));
+    known || (!named.is_empty() && on_path(named))
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn is_root() -> Result<bool, String> {
+    let status = std::fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    Ok(uid.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0"))
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    println!("xtask: {program} {}", arguments.join(" "));
+    let status = Command::new(program)
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .status()
+        .map_err(|error| format!("{program} can't be run: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{program} {}: {status}", arguments.join(" "))) }
+}
