@@ -1,0 +1,325 @@
+//! Links, addresses, routes and neighbours as requests to the kernel (rtnetlink(7)).
+
+use std::net::Ipv4Addr;
+
+use rustix::io::Errno;
+
+use crate::{
+    names::Hardware,
+    netlink::{
+        Attributes, CREATE, DUMP, EXCLUSIVE, Messages, NetlinkError, REPLACE, Socket, attribute, number, text,
+    },
+};
+
+const NEW_LINK: u16 = 16;
+const DELETE_LINK: u16 = 17;
+const GET_LINK: u16 = 18;
+const NEW_ADDRESS: u16 = 20;
+const DELETE_ADDRESS: u16 = 21;
+const GET_ADDRESS: u16 = 22;
+const NEW_ROUTE: u16 = 24;
+const DELETE_ROUTE: u16 = 25;
+const GET_ROUTE: u16 = 26;
+const NEW_NEIGHBOUR: u16 = 28;
+
+const INET: u8 = 2;
+const INET6: u16 = 10;
+const UP: u32 = 1;
+/// The index of `lo` in every network namespace.
+pub(crate) const LOOPBACK: u32 = 1;
+
+const SCOPE_GLOBAL: u8 = 0;
+const SCOPE_LINK: u8 = 253;
+const SCOPE_HOST: u8 = 254;
+const STATIC: u8 = 4;
+const ONLINK: u32 = 4;
+const PERMANENT: u16 = 0x80;
+
+/// A block of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Prefix {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) length: u8,
+}
+
+impl Prefix {
+    pub(crate) fn host(address: Ipv4Addr) -> Self {
+        Self { address, length: 32 }
+    }
+
+    /// Whether the two have an address in common.
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        let shorter = self.length.min(other.length);
+        mask(self.address, shorter) == mask(other.address, shorter)
+    }
+}
+
+/// The first `length` bits of an address.
+fn mask(address: Ipv4Addr, length: u8) -> u32 {
+    address.to_bits() & u32::MAX.checked_shl(32_u32.saturating_sub(length.into())).unwrap_or(0)
+}
+
+/// What a route does with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To this link, with this source address unless the sender chose one.
+    Link { index: u32, source: Ipv4Addr },
+    /// To this neighbour on this link.
+    Neighbour { index: u32, gateway: Ipv4Addr },
+    /// Every address of the block is the node's own.
+    Local,
+    /// Refused with an error to the sender.
+    Unreachable,
+}
+
+/// A route that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) to: Prefix,
+    /// The link that it leads to, if it leads to one.
+    pub(crate) link: Option<u32>,
+}
+
+/// An address that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) block: Prefix,
+    pub(crate) label: String,
+}
+
+/// A socket for all of this file.
+pub(crate) fn socket() -> Result<Socket, NetlinkError> {
+    Socket::open(None)
+}
+
+/// The structure that opens every request about a link.
+fn link_header(index: u32, up: bool) -> [u8; 16] {
+    let mut header = [0; 16];
+    let [_, _, _, _, place @ ..] = &mut header;
+    let flags = if up { UP } else { 0 };
+    for (slot, value) in place.chunks_exact_mut(4).zip([index, flags, flags]) {
+        slot.copy_from_slice(&value.to_ne_bytes());
+    }
+    header
+}
+
+/// The parts of an instance's pair that the kernel needs to make it.
+#[derive(Debug)]
+pub(crate) struct Pair<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) host_hardware: Hardware,
+    pub(crate) peer: &'a str,
+    pub(crate) peer_hardware: Hardware,
+    /// The number of an open descriptor of the network namespace that the peer is made in.
+    pub(crate) namespace: u32,
+}
+
+/// Makes a pair in one request. A peer can't be made up (ENOTCONN): it is set up from inside.
+pub(crate) fn add_pair(messages: &mut Messages, pair: &Pair<'_>) {
+    let header = link_header(0, true);
+    messages.request("make a pair of links", NEW_LINK, CREATE | EXCLUSIVE, &header, |a| {
+        a.text(3, pair.host);
+        a.bytes(1, &pair.host_hardware);
+        a.nest(18, |info| {
+            info.text(1, "veth");
+            info.nest(2, |data| {
+                data.nest(1, |peer| {
+                    peer.append(&link_header(0, false));
+                    peer.text(3, pair.peer);
+                    peer.bytes(1, &pair.peer_hardware);
+                    peer.number(28, pair.namespace);
+                });
+            });
+        });
+    });
+}
+
+/// Sets a link up.
+pub(crate) fn set_up(messages: &mut Messages, index: u32) {
+    messages.request("set a link up", NEW_LINK, 0, &link_header(index, true), |_| ());
+}
+
+/// Makes the host check that what comes in by a link comes from where it would answer to (strict
+/// reverse path filter), and forward it.
+pub(crate) fn guard_link(messages: &mut Messages, index: u32) {
+    const FORWARDING: u16 = 1;
+    const REVERSE_PATH: u16 = 8;
+    let header = link_header(index, false);
+    messages.request("guard a link by its reverse path", NEW_LINK, 0, &header, |a| {
+        a.nest(26, |families| {
+            families.nest(INET.into(), |inet| {
+                inet.nest(1, |settings| {
+                    settings.number(FORWARDING, 1);
+                    settings.number(REVERSE_PATH, 1);
+                });
+            });
+        });
+    });
+}
+
+/// Keeps IPv6 from giving a link an address by itself. Refused where the kernel has no IPv6.
+pub(crate) fn no_inet6_address(messages: &mut Messages, index: u32) {
+    let header = link_header(index, false);
+    messages.request("keep IPv6 off a link", NEW_LINK, 0, &header, |a| {
+        a.nest(26, |families| families.nest(INET6, |inet6| inet6.bytes(8, &[1])));
+    });
+}
+
+/// Deletes a link.
+pub(crate) fn delete_link(messages: &mut Messages, index: u32) {
+    messages.request("delete a link", DELETE_LINK, 0, &link_header(index, false), |_| ());
+}
+
+/// Gives a link an address of its own, refused if it has it. `label` is what the address is known by.
+pub(crate) fn add_address(messages: &mut Messages, index: u32, address: Ipv4Addr, label: Option<&str>) {
+    let [i, j, k, l] = index.to_ne_bytes();
+    // An address of `lo` is of no use on other links, and must not be chosen as a source there.
+    let scope = if index == LOOPBACK { SCOPE_LINK } else { SCOPE_GLOBAL };
+    let header = [INET, 32, 0, scope, i, j, k, l];
+    messages.request("add an address", NEW_ADDRESS, CREATE | EXCLUSIVE, &header, |a| {
+        a.bytes(1, &address.octets());
+        a.bytes(2, &address.octets());
+        if let Some(label) = label {
+            a.text(3, label);
+        }
+    });
+}
+
+/// Takes an address from a link.
+pub(crate) fn delete_address(messages: &mut Messages, index: u32, address: Ipv4Addr) {
+    let [i, j, k, l] = index.to_ne_bytes();
+    messages.request("delete an address", DELETE_ADDRESS, 0, &[INET, 32, 0, 0, i, j, k, l], |a| {
+        a.bytes(2, &address.octets());
+    });
+}
+
+/// Makes or replaces a route.
+pub(crate) fn add_route(messages: &mut Messages, to: Prefix, way: Way) {
+    messages.request("add a route", NEW_ROUTE, CREATE | REPLACE, &route_header(to, way), |a| fill(a, to, way));
+}
+
+/// Deletes a route.
+pub(crate) fn delete_route(messages: &mut Messages, to: Prefix, way: Way) {
+    messages.request("delete a route", DELETE_ROUTE, 0, &route_header(to, way), |a| fill(a, to, way));
+}
+
+fn route_header(to: Prefix, way: Way) -> [u8; 12] {
+    const MAIN: u8 = 254;
+    const LOCAL: u8 = 255;
+    let (table, scope, kind, flags) = match way {
+        Way::Link { .. } => (MAIN, SCOPE_LINK, 1, 0),
+        Way::Neighbour { .. } => (MAIN, SCOPE_GLOBAL, 1, ONLINK),
+        Way::Local => (LOCAL, SCOPE_HOST, 2, 0),
+        Way::Unreachable => (MAIN, SCOPE_GLOBAL, 7, 0),
+    };
+    let [i, j, k, l] = flags.to_ne_bytes();
+    [INET, to.length, 0, 0, table, STATIC, scope, kind, i, j, k, l]
+}
+
+fn fill(a: &mut Attributes<'_>, to: Prefix, way: Way) {
+    if to.length > 0 {
+        a.bytes(1, &to.address.octets());
+    }
+    match way {
+        Way::Link { index, source } => {
+            a.number(4, index);
+            a.bytes(7, &source.octets());
+        }
+        Way::Neighbour { index, gateway } => {
+            a.number(4, index);
+            a.bytes(5, &gateway.octets());
+        }
+        Way::Local => a.number(4, LOOPBACK),
+        Way::Unreachable => {}
+    }
+}
+
+/// Tells a link its neighbour's hardware address for good: nothing is asked for, so nothing is lost.
+pub(crate) fn add_neighbour(messages: &mut Messages, index: u32, address: Ipv4Addr, hardware: Hardware) {
+    let [i, j, k, l] = index.to_ne_bytes();
+    let [s, t] = PERMANENT.to_ne_bytes();
+    let header = [INET, 0, 0, 0, i, j, k, l, s, t, 0, 0];
+    messages.request("add a neighbour", NEW_NEIGHBOUR, CREATE | REPLACE, &header, |a| {
+        a.bytes(1, &address.octets());
+        a.bytes(2, &hardware);
+    });
+}
+
+/// The link of this name.
+pub(crate) fn link_index(socket: &Socket, name: &str) -> Result<u32, NetlinkError> {
+    rustix::net::netdevice::name_to_index(socket, name)
+        .map_err(|errno| NetlinkError::System { action: "find a link by its name", source: errno.into() })
+}
+
+/// All IPv4 routes of all tables.
+pub(crate) fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
+    let request = |m: &mut Messages| {
+        m.request("list the routes", GET_ROUTE, DUMP, &[INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], |_| ());
+    };
+    socket.dump(request, |payload| {
+        let (header, rest) = payload.split_first_chunk::<12>()?;
+        let address = attribute(rest, 1).map_or(Some(Ipv4Addr::UNSPECIFIED), ipv4)?;
+        let link = attribute(rest, 4).and_then(|v| number(v, 0));
+        Some(Route { to: Prefix { address, length: header[1] }, link })
+    })
+}
+
+/// All IPv4 addresses of all links.
+pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<Address>, NetlinkError> {
+    let request = |m: &mut Messages| {
+        m.request("list the addresses", GET_ADDRESS, DUMP, &[INET, 0, 0, 0, 0, 0, 0, 0], |_| ());
+    };
+    socket.dump(request, |payload| {
+        let (header, rest) = payload.split_first_chunk::<8>()?;
+        let address = attribute(rest, 2).and_then(ipv4)?;
+        let label = attribute(rest, 3).and_then(text).unwrap_or_default().to_owned();
+        Some(Address { block: Prefix { address, length: header[1] }, label })
+    })
+}
+
+/// The index and the name of every link.
+pub(crate) fn links(socket: &mut Socket) -> Result<Vec<(u32, String)>, NetlinkError> {
+    let request =
+        |m: &mut Messages| m.request("list the links", GET_LINK, DUMP, &link_header(0, false), |_| ());
+    socket.dump(request, |payload| {
+        let rest = payload.get(16..)?;
+        Some((number(payload, 4)?, attribute(rest, 3).and_then(text)?.to_owned()))
+    })
+}
+
+fn ipv4(value: &[u8]) -> Option<Ipv4Addr> {
+    <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from)
+}
+
+/// Sends the requests; a refusal for one of these reasons is as good as done.
+pub(crate) fn exchange_unless(
+    socket: &mut Socket,
+    messages: Messages,
+    fine: &[Errno],
+) -> Result<(), NetlinkError> {
+    match socket.exchange(messages) {
+        Err(error) if error.refused().is_some_and(|(_, errno)| fine.contains(&errno)) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_overlap_when_one_holds_the_other() {
+        let prefix = |text: &str, length| Prefix { address: text.parse().unwrap(), length };
+        let ours = prefix("10.7.0.0", 16);
+        for (address, length, overlaps) in [
+            ("10.7.3.1", 32, true),
+            ("10.0.0.0", 8, true),
+            ("0.0.0.0", 0, true),
+            ("10.6.0.0", 15, true),
+            ("10.8.0.0", 16, false),
+            ("192.168.7.0", 24, false),
+        ] {
+            assert_eq!(ours.overlaps(prefix(address, length)), overlaps, "{address}/{length}");
+        }
+    }
+}
