@@ -11,4 +11,6 @@
 
 pub mod digest;
 pub mod manifest;
+pub mod process;
 pub mod tree;
+pub mod users;
