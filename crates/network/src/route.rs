@@ -47,16 +47,17 @@ impl Prefix {
         Self { address, length: 32 }
     }
 
+    /// Ones where addresses of the block agree.
+    pub(crate) fn mask(self) -> Ipv4Addr {
+        let free = 32_u32.saturating_sub(self.length.into());
+        Ipv4Addr::from_bits(u32::MAX.checked_shl(free).unwrap_or(0))
+    }
+
     /// Whether the two have an address in common.
     pub(crate) fn overlaps(self, other: Self) -> bool {
-        let shorter = self.length.min(other.length);
-        mask(self.address, shorter) == mask(other.address, shorter)
+        let mask = if self.length < other.length { self.mask() } else { other.mask() };
+        self.address & mask == other.address & mask
     }
-}
-
-/// The first `length` bits of an address.
-fn mask(address: Ipv4Addr, length: u8) -> u32 {
-    address.to_bits() & u32::MAX.checked_shl(32_u32.saturating_sub(length.into())).unwrap_or(0)
 }
 
 /// What a route does with a packet.
