@@ -1,0 +1,5 @@
+//! The registry over the wire: real clients, plain requests, and what must be refused.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod clients;
+mod server;
