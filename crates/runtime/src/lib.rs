@@ -16,10 +16,16 @@
 //! If the keeper dies its instances are killed by the sweep of the next keeper: they are replaced,
 //! never adopted without their parent.
 
+mod capabilities;
+mod cgroup;
 pub mod ids;
+mod init;
 pub mod keeper;
 pub mod kernel;
 pub mod logs;
 pub mod mounts;
 pub mod sandbox;
+mod seccomp;
 pub mod spec;
+mod sys;
+mod wire;

@@ -3,9 +3,20 @@
 
 use std::{
     io,
-    os::fd::{BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
+
+use rustix::{
+    fs::{
+        AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, mkdirat, open,
+        openat, openat2, statat, unlinkat,
+    },
+    io::Errno,
+    mount::{OpenTreeFlags, open_tree},
+};
+
+use crate::sys::{self, MountAttributes};
 
 /// A merged tree can't be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -14,35 +25,106 @@ pub enum MountPointError {
     #[error("`{0}` is no absolute path without `.` and `..`")]
     Path(String),
     /// A part of the path is not a directory, or the last part is not of the kind that it must be.
-    #[error("{path} can't be a mount point: something else is there")]
+    #[error("`{path}` can't be a mount point: something else is there")]
     Occupied {
         /// Where, inside the tree.
         path: String,
     },
     /// The tree can't be changed.
-    #[error("cannot make the mount point {path}")]
+    #[error("cannot make the mount point `{path}`")]
     Io {
-        /// Where.
-        path: PathBuf,
+        /// Where, inside the tree.
+        path: String,
         /// Why.
         source: io::Error,
     },
 }
 
+const FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
 /// Makes, once per tree after it was unpacked, what a read-only root needs to be started:
 /// `/proc /dev /sys /tmp /run`, `/etc/{hosts,resolv.conf,hostname}` and each of `directories` (what
-/// is writable, and the working directory). Links inside the tree are followed within it.
+/// is writable, and the working directory). What is made is root's, 0755. Links inside the tree are
+/// followed within it; a link in the place of one of the files is replaced.
 ///
 /// # Errors
 /// See [`MountPointError`].
-pub fn mount_points(_tree: &Path, _directories: &[String]) -> Result<(), MountPointError> {
+pub fn mount_points(tree: &Path, directories: &[String]) -> Result<(), MountPointError> {
+    let at = |path: &str| {
+        let path = path.to_owned();
+        move |errno: Errno| match errno {
+            Errno::NOTDIR | Errno::EXIST | Errno::LOOP => MountPointError::Occupied { path },
+            errno => MountPointError::Io { path, source: errno.into() },
+        }
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = open(tree, flags, Mode::empty()).map_err(at("/"))?;
+    let own = ["/proc", "/dev", "/sys", "/tmp", "/run", "/etc"].map(str::to_owned);
+    for path in own.iter().chain(directories) {
+        let inside = path.strip_prefix('/').ok_or_else(|| MountPointError::Path(path.clone()))?;
+        if inside.split('/').any(|part| part == "." || part == "..") {
+            return Err(MountPointError::Path(path.clone()));
+        }
+        directory(&root, inside).map_err(at(path))?;
+    }
+    let etc = resolve(&root, "etc", flags).map_err(at("/etc"))?;
+    for name in FILES {
+        file(&etc, name).map_err(at(&format!("/etc/{name}")))?;
+    }
     Ok(())
+}
+
+/// Opens a path as a process would whose root the tree is.
+fn resolve(root: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = if path.is_empty() { "." } else { path };
+    openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Makes every directory of the path that isn't there.
+fn directory(root: &OwnedFd, path: &str) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut done = String::new();
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        let parent = resolve(root, &done, flags)?;
+        if !done.is_empty() {
+            done.push('/');
+        }
+        done.push_str(name);
+        match resolve(root, &done, flags) {
+            Err(Errno::NOENT) => {
+                mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+                chmodat(&parent, name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
+            }
+            result => drop(result?),
+        }
+    }
+    Ok(())
+}
+
+/// Makes an empty file where there is none, and in the place of a link.
+fn file(etc: &OwnedFd, name: &str) -> Result<(), Errno> {
+    match statat(etc, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => return Ok(()),
+            FileType::Symlink => unlinkat(etc, name, AtFlags::empty())?,
+            _ => return Err(Errno::EXIST),
+        },
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    drop(openat(etc, name, flags, Mode::from_raw_mode(0o644))?);
+    chownat(etc, name, Some(Uid::ROOT), Some(Gid::ROOT), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// A detached read-only bind of `tree` whose ids are those of `user_namespace`.
 ///
 /// # Errors
-/// The file system can't map ids, or the tree isn't there.
-pub fn prepare_root(_tree: &Path, _user_namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    Err(io::ErrorKind::Unsupported.into())
+/// The file system can't map ids (`EINVAL`), or the tree isn't there.
+pub fn prepare_root(tree: &Path, user_namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(CWD, tree, flags)?;
+    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    sys::set_mount(mount.as_fd(), MountAttributes { set, user_namespace: Some(user_namespace) })?;
+    Ok(mount)
 }

@@ -6,11 +6,25 @@ use std::{
 };
 
 use minato_model::ids::InstanceId;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{RecvFlags, SendFlags},
+};
 
 use crate::{
-    keeper::Client,
-    spec::{Running, Start},
+    ids::RANGE,
+    init::{Answer, Order, monotonic},
+    keeper::{Client, protocol::Failure},
+    mounts,
+    spec::{Phases, Running, Start},
+    wire,
 };
+
+/// The most bytes of a tag.
+const TAG_MAX: usize = 64 * 1024;
+
+/// How long an init may take: filling writable paths from a slow disk is the longest it does.
+const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// A parked sandbox. Dropping it without a start ends it (its end is reported as any other).
 #[derive(Debug)]
@@ -106,8 +120,106 @@ impl Sandbox {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(self, _start: &Start) -> Result<Running, StartError> {
-        let Self { control: _, user_namespace: _, client: _, .. } = self;
-        Err(StartError::Gone)
+    pub fn start(self, start: &Start) -> Result<Running, StartError> {
+        let begun = monotonic();
+        let result = check(start).and_then(|()| self.order(start, begun));
+        match result {
+            Ok(phases) => {
+                // If the keeper is gone, its client's owner is told by an event.
+                drop(self.client.started(&self.instance, &start.tag));
+                Ok(Running { pid: self.pid, phases })
+            }
+            Err(error) => {
+                drop(self.client.kill(&self.instance));
+                Err(error)
+            }
+        }
+    }
+
+    fn order(&self, start: &Start, begun: u64) -> Result<Phases, StartError> {
+        let root = mounts::prepare_root(&start.root, self.user_namespace.as_fd())
+            .map_err(|source| StartError::Root { path: start.root.display().to_string(), source })?;
+        let order = Order {
+            argv: start.argv.clone(),
+            env: start.env.clone(),
+            cwd: start.cwd.clone(),
+            uid: start.uid,
+            gid: start.gid,
+            groups: start.groups.clone(),
+            writable: start.writable.clone(),
+            scratch: start.scratch,
+            files: start.files,
+            init: start.init,
+        };
+        let bytes = wire::encode(&order, &[])
+            .map_err(|_| StartError::Invalid("command and environment are longer than 192 KiB"))?;
+        wire::send(&self.control, &bytes, &[root.as_fd()], SendFlags::empty())
+            .map_err(|_| StartError::Gone)?;
+        drop(root);
+        let mut phases = None;
+        while let Some(answer) = self.answer()? {
+            match answer {
+                Answer::Mounted { taken, mounted } => {
+                    let since = |at: u64| at.saturating_sub(begun) / 1000;
+                    phases = Some(Phases { taken: since(taken), mounted: since(mounted), executed: 0 });
+                }
+                Answer::Failed { failure, path } => return Err(failed(&failure, path)),
+            }
+        }
+        let executed = monotonic().saturating_sub(begun) / 1000;
+        phases.map(|phases| Phases { executed, ..phases }).ok_or(StartError::Gone)
+    }
+
+    /// What the init says next; `None`: its end of the socket is closed, by an execution or its death.
+    fn answer(&self) -> Result<Option<Answer>, StartError> {
+        let late =
+            || StartError::Step { step: "wait for the init".into(), source: io::ErrorKind::TimedOut.into() };
+        let mut waiting = [PollFd::new(&self.control, PollFlags::IN)];
+        let ready = loop {
+            match poll(&mut waiting, Some(&PATIENCE)) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => break result.map_err(|_| StartError::Gone)?,
+            }
+        };
+        if ready == 0 {
+            return Err(late());
+        }
+        let Ok(Some(message)) = wire::receive(&self.control, RecvFlags::empty()) else { return Ok(None) };
+        wire::decode(&message.bytes).map(|(answer, _)| Some(answer)).map_err(|_| StartError::Gone)
+    }
+}
+
+/// What can be seen to be wrong before anything is done.
+fn check(start: &Start) -> Result<(), StartError> {
+    let null = |list: &[String]| list.iter().any(|text| text.contains('\0'));
+    let absolute = |path: &String| path.starts_with('/') && !path.contains('\0');
+    if start.argv.first().is_none_or(String::is_empty) {
+        return Err(StartError::Invalid("there is no command: the image has none, and none is given"));
+    }
+    if null(&start.argv) || null(&start.env) {
+        return Err(StartError::Invalid("a null byte is in the command or the environment"));
+    }
+    if !absolute(&start.cwd) || !start.writable.iter().all(absolute) {
+        return Err(StartError::Invalid("the working directory and writable paths must be absolute"));
+    }
+    if start.uid >= RANGE || start.gid >= RANGE || start.groups.iter().any(|&gid| gid >= RANGE) {
+        return Err(StartError::Invalid("users and groups inside end at 65,535"));
+    }
+    if start.groups.len() > 64 || start.tag.len() > TAG_MAX {
+        return Err(StartError::Invalid("there are more than 64 groups, or more than 64 KiB of tag"));
+    }
+    Ok(())
+}
+
+fn failed(failure: &Failure, path: String) -> StartError {
+    let source = failure.error();
+    match failure.step.as_str() {
+        "program" => StartError::Missing { path },
+        "interpreter" => StartError::NoInterpreter { path },
+        "permission" => StartError::NotExecutable { path },
+        "format" => StartError::WrongFormat { path },
+        "cwd" => StartError::Directory { path, source },
+        step if path.is_empty() => StartError::Step { step: step.to_owned(), source },
+        step => StartError::Step { step: format!("{step}: {path}"), source },
     }
 }

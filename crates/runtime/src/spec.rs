@@ -112,7 +112,8 @@ pub struct Held {
     pub id_range_start: u32,
     /// Where its output goes.
     pub log: PathBuf,
-    /// What [`Start::tag`] was; empty if it never ran.
+    /// What [`Start::tag`] was; empty if it never ran, or ended under a former keeper.
+    #[serde(skip)]
     pub tag: Vec<u8>,
     /// How far it is.
     pub state: HeldState,

@@ -1,11 +1,32 @@
 //! The server's side of the keeper's socket. Cheap to clone, shared by threads.
 
-use std::io;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::Ipv4Addr,
+    os::fd::OwnedFd,
+    process::{Command, Stdio},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Sender, SyncSender, channel, sync_channel},
+    },
+    time::Duration,
+};
 
 use minato_model::ids::InstanceId;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, connect, shutdown};
 
-use super::{Config, Connection};
-use crate::{sandbox::Sandbox, spec::SandboxSpec};
+use super::{
+    ARGUMENT, Config, Connection, READY, TAKEN,
+    protocol::{Failure, Reply, Request, VERSION},
+};
+use crate::{
+    ids::Ids,
+    sandbox::Sandbox,
+    spec::{Event, Held, SandboxSpec},
+    wire,
+};
 
 /// The keeper can't be reached.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +39,7 @@ pub enum KeeperError {
     },
     /// It speaks another version of the protocol.
     #[error(
-        "the running keeper speaks version {theirs} of the protocol, this server {ours}; stop the instances with the older binary first"
+        "the running keeper speaks version {theirs} of its protocol, this server version {ours}: stop its instances with the server that started it"
     )]
     Version {
         /// The keeper's.
@@ -45,60 +66,152 @@ pub enum MakeError {
         /// Why.
         source: io::Error,
     },
+    /// The address' former link isn't gone yet: take another address.
+    #[error("the address {address} isn't free yet")]
+    Busy {
+        /// Which.
+        address: Ipv4Addr,
+    },
     /// What is asked for can't be.
     #[error("the sandbox can't be made: {0}")]
-    Invalid(String),
+    Invalid(&'static str),
     /// The keeper is gone.
     #[error("the keeper is gone")]
     Gone,
 }
 
 /// Asks the keeper. Every method may be called from any thread; only [`Client::make`] and
-/// [`Client::shutdown`] wait for an answer.
+/// [`Client::shutdown`] wait for an answer. When the last clone is dropped the keeper and the
+/// instances go on.
 #[derive(Debug, Clone)]
-pub struct Client {}
+pub struct Client {
+    link: Arc<Link>,
+}
+
+/// Ends the connection, and with it the reading thread, when it is dropped.
+#[derive(Debug)]
+struct Link {
+    shared: Arc<Shared>,
+}
+
+/// What callers and the reading thread have in common.
+#[derive(Debug)]
+struct Shared {
+    socket: OwnedFd,
+    calls: Mutex<Calls>,
+    ended: Condvar,
+    /// Set when this side hung up.
+    hung_up: AtomicBool,
+    /// The keeper, if this process started it: it must be reaped.
+    process: Mutex<Option<std::process::Child>>,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    next: u64,
+    waiting: BTreeMap<u64, SyncSender<Made>>,
+    gone: bool,
+}
+
+/// The answer to a call.
+#[derive(Debug)]
+enum Made {
+    Sandbox { pid: u32, control: OwnedFd, user_namespace: OwnedFd, network_namespace: OwnedFd },
+    Failed(Failure),
+}
 
 impl Client {
     /// Connects to the keeper of this data directory, or starts one. Blocks until it answers.
     ///
     /// # Errors
     /// See [`KeeperError`].
-    pub fn connect_or_spawn(_config: &Config) -> Result<Connection, KeeperError> {
-        Err(KeeperError::Gone)
+    pub fn connect_or_spawn(config: &Config) -> Result<Connection, KeeperError> {
+        let mut process = None;
+        // Each round: connect, else start one. Another server's keeper may be starting or ending.
+        for _ in 0..200 {
+            match connect_to(config) {
+                Ok(socket) => return greet(socket, process),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::ENOENT | libc::ECONNREFUSED) => {}
+                    _ => return Err(KeeperError::Io(error)),
+                },
+            }
+            process = start(config)?;
+            if process.is_none() {
+                crate::cgroup::pause(Duration::from_millis(10));
+            }
+        }
+        Err(KeeperError::Start { reason: "another one has its lock, but doesn't answer".into() })
     }
 
     /// Makes a sandbox: namespaces, network, control group, an init parked in it. Blocks for some
     /// milliseconds. Calls from several threads are worked off in order.
     ///
     /// # Errors
-    /// See [`MakeError`]; what was begun is taken away.
-    pub fn make(&self, _spec: &SandboxSpec) -> Result<Sandbox, MakeError> {
-        Err(MakeError::Gone)
+    /// See [`MakeError`]; what was begun is taken away, and no end is reported.
+    pub fn make(&self, spec: &SandboxSpec) -> Result<Sandbox, MakeError> {
+        check(spec)?;
+        let (answer, answered) = sync_channel(1);
+        let shared = &self.link.shared;
+        let call = {
+            let mut calls = shared.lock();
+            if calls.gone {
+                return Err(MakeError::Gone);
+            }
+            calls.next += 1;
+            let call = calls.next;
+            calls.waiting.insert(call, answer);
+            call
+        };
+        let request = Request::Make { call, spec: Box::new(spec.clone()) };
+        if shared.send(&request, &[]).is_err() {
+            shared.lock().waiting.remove(&call);
+            return Err(MakeError::Gone);
+        }
+        match answered.recv().map_err(|_| MakeError::Gone)? {
+            Made::Sandbox { pid, control, user_namespace, network_namespace } => Ok(Sandbox {
+                instance: spec.instance.clone(),
+                pid,
+                control,
+                user_namespace,
+                network_namespace,
+                client: self.clone(),
+            }),
+            Made::Failed(failure) if failure.step == Failure::BUSY => {
+                Err(MakeError::Busy { address: spec.address })
+            }
+            Made::Failed(failure) => Err(MakeError::Step { source: failure.error(), step: failure.step }),
+        }
     }
 
-    /// Sends a signal to the first process of an instance: with `init = true` it is passed to the
-    /// program. Nothing happens if it has ended.
+    /// The program of an instance was executed.
+    pub(crate) fn started(&self, instance: &InstanceId, tag: &[u8]) -> Result<(), KeeperError> {
+        self.link.shared.send(&Request::Started { instance: instance.clone() }, tag)
+    }
+
+    /// Sends a signal, by number, to the first process of an instance: with `init = true` it is passed
+    /// to the program. Nothing happens if it has ended.
     ///
     /// # Errors
     /// The keeper is gone.
-    pub fn signal(&self, _instance: &InstanceId, _signal: i32) -> Result<(), KeeperError> {
-        Err(KeeperError::Gone)
+    pub fn signal(&self, instance: &InstanceId, signal: i32) -> Result<(), KeeperError> {
+        self.link.shared.send(&Request::Signal { instance: instance.clone(), signal }, &[])
     }
 
     /// Kills every process of an instance at once. Its end is reported as any other.
     ///
     /// # Errors
     /// The keeper is gone.
-    pub fn kill(&self, _instance: &InstanceId) -> Result<(), KeeperError> {
-        Err(KeeperError::Gone)
+    pub fn kill(&self, instance: &InstanceId) -> Result<(), KeeperError> {
+        self.link.shared.send(&Request::Kill { instance: instance.clone() }, &[])
     }
 
     /// Says that the end of an instance is known: it isn't reported again.
     ///
     /// # Errors
     /// The keeper is gone.
-    pub fn forget(&self, _instance: &InstanceId) -> Result<(), KeeperError> {
-        Err(KeeperError::Gone)
+    pub fn forget(&self, instance: &InstanceId) -> Result<(), KeeperError> {
+        self.link.shared.send(&Request::Forget { instance: instance.clone() }, &[])
     }
 
     /// Kills what still runs, ends the keeper and takes its control groups away. Blocks until it is
@@ -107,6 +220,164 @@ impl Client {
     /// # Errors
     /// The keeper was gone already, or did not end in time.
     pub fn shutdown(&self) -> Result<(), KeeperError> {
-        Err(KeeperError::Gone)
+        let shared = &self.link.shared;
+        shared.send(&Request::Shutdown, &[])?;
+        let calls = shared.lock();
+        let waited = shared.ended.wait_timeout_while(calls, Duration::from_secs(10), |calls| !calls.gone);
+        let (calls, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(calls);
+        if timeout.timed_out() { Err(KeeperError::Io(io::ErrorKind::TimedOut.into())) } else { Ok(()) }
     }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.hung_up.store(true, Ordering::Release);
+        // It can only be closed already.
+        shutdown(&self.shared.socket, Shutdown::Both).ok();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        // A panic elsewhere leaves the map whole: every change is one call.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends one request. It may block, for the keeper always comes to read.
+    fn send(&self, request: &Request, blob: &[u8]) -> Result<(), KeeperError> {
+        let bytes = wire::encode(request, blob).map_err(KeeperError::Io)?;
+        wire::send(&self.socket, &bytes, &[], SendFlags::empty()).map_err(|_| KeeperError::Gone)
+    }
+
+    /// The reading thread: answers to who waits, everything else to `events`.
+    fn read(&self, events: &Sender<Event>) {
+        while let Ok(Some(message)) = wire::receive(&self.socket, RecvFlags::empty()) {
+            let Ok((reply, _)) = wire::decode::<Reply>(&message.bytes) else { break };
+            match reply {
+                Reply::Made { call, pid } => {
+                    let Ok([control, user_namespace, network_namespace]) =
+                        <[OwnedFd; 3]>::try_from(message.fds)
+                    else {
+                        break;
+                    };
+                    self.answer(call, Made::Sandbox { pid, control, user_namespace, network_namespace });
+                }
+                Reply::NotMade { call, failure } => self.answer(call, Made::Failed(failure)),
+                // Nobody listening is the owner's choice.
+                Reply::Ended(ended) => drop(events.send(Event::Ended(ended))),
+                Reply::Hello { .. } | Reply::Held(_) => {}
+            }
+        }
+        if !self.hung_up.load(Ordering::Acquire)
+            && let Some(mut process) = self.process.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            // The socket ends when the process does: this doesn't wait long.
+            drop(process.wait());
+        }
+        let mut calls = self.lock();
+        calls.gone = true;
+        calls.waiting.clear();
+        drop(calls);
+        self.ended.notify_all();
+        drop(events.send(Event::KeeperGone));
+    }
+
+    fn answer(&self, call: u64, made: Made) {
+        if let Some(waiting) = self.lock().waiting.remove(&call) {
+            // Room for one, and one is sent.
+            drop(waiting.send(made));
+        }
+    }
+}
+
+fn check(spec: &SandboxSpec) -> Result<(), MakeError> {
+    let ends = u64::from(spec.id_range_start) + u64::from(crate::ids::RANGE);
+    if spec.id_range_start == 0 || ends > u64::from(u32::MAX) {
+        return Err(MakeError::Invalid("its ids would be the host's"));
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if spec.hostname.is_empty() || spec.hostname.len() > 63 || !spec.hostname.chars().all(plain) {
+        return Err(MakeError::Invalid("the host name must be 1 to 63 letters, digits, `-` and `.`"));
+    }
+    if !spec.log.is_absolute() {
+        return Err(MakeError::Invalid("the log's path must be absolute"));
+    }
+    Ok(())
+}
+
+fn connect_to(config: &Config) -> io::Result<OwnedFd> {
+    let directory = super::open_folder(&config.data.join("keeper"))?;
+    let socket = super::new_socket()?;
+    connect(&socket, &super::address(&directory)?)?;
+    Ok(socket)
+}
+
+/// Starts a keeper; `None`: there is one that is just starting or ending.
+fn start(config: &Config) -> Result<Option<std::process::Child>, KeeperError> {
+    let failed = |what: &str, error: &io::Error| KeeperError::Start { reason: format!("{what}: {error}") };
+    let folder = config.data.join("keeper");
+    fs::create_dir_all(&folder).map_err(|error| failed("its folder", &error))?;
+    let log = fs::File::create(folder.join("log")).map_err(|error| failed("its log", &error))?;
+    let mut process = Command::new(&config.exe)
+        .arg(ARGUMENT)
+        .arg(&config.data)
+        .arg(&config.id)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|error| failed("executing the server's own binary", &error))?;
+    let said = process.stdout.take().map(io::read_to_string).transpose();
+    let said = said.map_err(|error| failed("listening to it", &error))?.unwrap_or_default();
+    match said.trim() {
+        READY => Ok(Some(process)),
+        other => {
+            drop(process.wait());
+            if other == TAKEN { Ok(None) } else { Err(KeeperError::Start { reason: other.to_owned() }) }
+        }
+    }
+}
+
+/// The first words, then a thread that reads whatever comes.
+fn greet(socket: OwnedFd, process: Option<std::process::Child>) -> Result<Connection, KeeperError> {
+    let (held, ids) = first_words(&socket)?;
+    let shared = Arc::new(Shared {
+        socket,
+        calls: Mutex::default(),
+        ended: Condvar::new(),
+        hung_up: AtomicBool::new(false),
+        process: Mutex::new(process),
+    });
+    // Bounded by what can end: an event or two for each sandbox that was asked for.
+    let (sender, events) = channel();
+    let reader = Arc::clone(&shared);
+    std::thread::Builder::new()
+        .name("keeper-reader".into())
+        .spawn(move || reader.read(&sender))
+        .map_err(KeeperError::Io)?;
+    Ok(Connection { client: Client { link: Arc::new(Link { shared }) }, held, ids, events })
+}
+
+fn first_words(socket: &OwnedFd) -> Result<(Vec<Held>, Ids), KeeperError> {
+    let hello = wire::encode(&Request::Hello { version: VERSION }, &[]).map_err(KeeperError::Io)?;
+    wire::send(socket, &hello, &[], SendFlags::empty()).map_err(KeeperError::Io)?;
+    let next =
+        || wire::receive(socket, RecvFlags::empty()).map_err(KeeperError::Io)?.ok_or(KeeperError::Gone);
+    let message = next()?;
+    let (reply, _) = wire::decode(&message.bytes).map_err(KeeperError::Io)?;
+    let Reply::Hello { version, ids, held: count } = reply else { return Err(KeeperError::Gone) };
+    if version != VERSION {
+        return Err(KeeperError::Version { theirs: version, ours: VERSION });
+    }
+    let mut held = Vec::new();
+    while held.len() < count {
+        let message = next()?;
+        let (reply, tag) = wire::decode(&message.bytes).map_err(KeeperError::Io)?;
+        if let Reply::Held(mut one) = reply {
+            one.tag = tag.to_vec();
+            held.push(*one);
+        }
+    }
+    Ok((held, ids))
 }

@@ -1,0 +1,324 @@
+//! Control groups: limits, counting of ends by memory, and the killing of whole instances.
+//!
+//! ```text
+//! <hierarchy>/minato-<id>/keeper        the keeper itself
+//! <hierarchy>/minato-<id>/i-<instance>  an instance, in each hierarchy that is used
+//! ```
+//!
+//! Where a controller is in version 2, everything is there. Else limits are version 1, and killing
+//! and attaching are version 2 where that hierarchy is mounted too. The groups are at the roots of the
+//! hierarchies, so that the next server finds them wherever it is started from.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::{
+    event::{Timespec, poll},
+    fs::{CWD, Mode, OFlags, openat},
+};
+
+use crate::spec::Limits;
+
+mod v1;
+mod v2;
+
+/// The controllers that limits need.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// The hierarchies of this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Hierarchies {
+    /// Where version 2 is mounted.
+    unified: Option<PathBuf>,
+    /// Where each controller that is in version 1 is mounted.
+    legacy: Vec<(&'static str, PathBuf)>,
+}
+
+/// The node's part of each hierarchy.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    hierarchies: Hierarchies,
+    name: String,
+}
+
+/// An instance's control groups, one in each hierarchy.
+#[derive(Debug)]
+pub(crate) struct Group {
+    directories: Vec<PathBuf>,
+    unified: Option<PathBuf>,
+    memory: PathBuf,
+    memory_is_legacy: bool,
+}
+
+/// What a child needs to be in its group from its first moment, open until it is.
+#[derive(Debug)]
+pub(crate) struct Door {
+    /// The version 2 group, for the clone.
+    pub unified: Option<OwnedFd>,
+    /// The `tasks` files of version 1, into which the child writes `0` itself: who moves itself need
+    /// not wait for the machine's other processes to hold still.
+    pub tasks: Vec<OwnedFd>,
+}
+
+impl Hierarchies {
+    /// Finds what is mounted.
+    pub(crate) fn find() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mut found = Self { unified: None, legacy: Vec::new() };
+        for line in mounts.lines() {
+            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let Some(point) = left.split(' ').nth(4) else { continue };
+            let mut right = right.split(' ');
+            let (kind, options) = (right.next(), right.nth(1).unwrap_or_default());
+            match kind {
+                Some("cgroup2") if found.unified.is_none() => found.unified = Some(point.into()),
+                Some("cgroup") => {
+                    let has = |name: &&str| options.split(',').any(|option| option == *name);
+                    let new = CONTROLLERS.into_iter().filter(has).map(|name| (name, PathBuf::from(point)));
+                    found.legacy.extend(new);
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// A controller that is in neither version.
+    pub(crate) fn lacks(&self) -> Option<&'static str> {
+        let unified = self.unified.as_deref().map(v2::controllers).unwrap_or_default();
+        CONTROLLERS
+            .into_iter()
+            .find(|name| self.legacy_of(name).is_none() && !unified.split_whitespace().any(|c| c == *name))
+    }
+
+    fn legacy_of(&self, controller: &str) -> Option<&Path> {
+        self.legacy.iter().find(|(name, _)| *name == controller).map(|(_, path)| path.as_path())
+    }
+
+    /// Every mount point, each once.
+    fn roots(&self) -> Vec<&Path> {
+        let mut roots: Vec<&Path> = self.unified.iter().map(PathBuf::as_path).collect();
+        for (_, path) in &self.legacy {
+            if !roots.contains(&path.as_path()) {
+                roots.push(path);
+            }
+        }
+        roots
+    }
+}
+
+impl Parent {
+    /// The part of the node with this id.
+    pub(crate) fn new(id: &str) -> io::Result<Self> {
+        Ok(Self { hierarchies: Hierarchies::find()?, name: format!("minato-{id}") })
+    }
+
+    /// Makes the directories, and moves this process into the keeper's.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        for root in self.hierarchies.roots() {
+            let parent = root.join(&self.name);
+            make_directory(&parent)?;
+            if self.hierarchies.unified.as_deref() == Some(root) {
+                v2::enable(root, &parent, &self.unified_controllers())?;
+            }
+            let keeper = parent.join("keeper");
+            make_directory(&keeper)?;
+            write(&keeper.join("cgroup.procs"), "0")?;
+        }
+        Ok(())
+    }
+
+    fn unified_controllers(&self) -> Vec<&'static str> {
+        CONTROLLERS.into_iter().filter(|name| self.hierarchies.legacy_of(name).is_none()).collect()
+    }
+
+    /// Makes the groups of an instance, with its limits.
+    pub(crate) fn create(&self, instance: &str, limits: &Limits) -> io::Result<(Group, Door)> {
+        let relative = self.relative(instance);
+        let mut group = Group {
+            directories: self.hierarchies.roots().iter().map(|root| root.join(&relative)).collect(),
+            unified: self.hierarchies.unified.as_ref().map(|root| root.join(&relative)),
+            memory: PathBuf::new(),
+            memory_is_legacy: false,
+        };
+        let made = self.fill(&mut group, &relative, limits);
+        if made.is_err() {
+            group.remove();
+        }
+        made.map(|door| (group, door))
+    }
+
+    fn fill(&self, group: &mut Group, relative: &str, limits: &Limits) -> io::Result<Door> {
+        let mut tasks = Vec::new();
+        for directory in &group.directories {
+            fs::create_dir(directory)?;
+            if group.unified.as_ref() != Some(directory) {
+                tasks.push(openat(
+                    CWD,
+                    directory.join("tasks"),
+                    OFlags::WRONLY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?);
+            }
+        }
+        for controller in CONTROLLERS {
+            if let Some(root) = self.hierarchies.legacy_of(controller) {
+                v1::limit(controller, &root.join(relative), limits)?;
+            } else if let Some(unified) = &group.unified {
+                v2::limit(controller, unified, limits)?;
+            }
+        }
+        match (self.hierarchies.legacy_of("memory"), &group.unified) {
+            (Some(root), _) => {
+                group.memory = root.join(relative);
+                group.memory_is_legacy = true;
+            }
+            (None, Some(unified)) => group.memory.clone_from(unified),
+            (None, None) => return Err(io::ErrorKind::Unsupported.into()),
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let unified =
+            group.unified.as_ref().map(|path| openat(CWD, path, flags, Mode::empty())).transpose()?;
+        Ok(Door { unified, tasks })
+    }
+
+    /// The path of an instance's group below each hierarchy's root.
+    pub(crate) fn relative(&self, instance: &str) -> String {
+        format!("{}/i-{instance}", self.name)
+    }
+
+    /// Kills and removes every instance's group that a former keeper left.
+    pub(crate) fn sweep(&self) -> io::Result<()> {
+        self.sweep_where(|name| name != "keeper")
+    }
+
+    /// Kills and removes everything of this node, its keeper too.
+    pub(crate) fn clean(&self) -> io::Result<()> {
+        self.sweep_where(|_| true)?;
+        for root in self.hierarchies.roots() {
+            remove_directory(&root.join(&self.name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is left when no instance is: the keeper's own groups, after it left them.
+    pub(crate) fn leave(&self) {
+        for root in self.hierarchies.roots() {
+            // To the roots, where every process may be; what fails is taken away by the next start.
+            drop(write(&root.join("cgroup.procs"), "0"));
+            drop(fs::remove_dir(root.join(&self.name).join("keeper")));
+            drop(fs::remove_dir(root.join(&self.name)));
+        }
+    }
+
+    fn sweep_where(&self, wanted: impl Fn(&str) -> bool) -> io::Result<()> {
+        for root in self.hierarchies.roots() {
+            let entries = match fs::read_dir(root.join(&self.name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() && entry.file_name().to_str().is_some_and(&wanted) {
+                    kill_and_remove(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Group {
+    /// Kills every process of the instance; `false`: this machine can't, kill its first process.
+    pub(crate) fn kill(&self) -> bool {
+        self.unified.as_ref().is_some_and(|path| write(&path.join("cgroup.kill"), "1").is_ok())
+    }
+
+    /// Whether the kernel killed something in it for want of memory.
+    pub(crate) fn out_of_memory(&self) -> bool {
+        let count = if self.memory_is_legacy {
+            v1::out_of_memory_kills(&self.memory)
+        } else {
+            v2::out_of_memory_kills(&self.memory)
+        };
+        count > 0
+    }
+
+    /// Removes the groups; `false`: something in them is still on its way out, try again.
+    pub(crate) fn remove(&self) -> bool {
+        self.directories.iter().all(|path| match fs::remove_dir(path) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        })
+    }
+}
+
+/// The calling process enters the groups whose `tasks` files these are.
+pub(crate) fn enter(tasks: &[BorrowedFd<'_>]) -> io::Result<()> {
+    for file in tasks {
+        rustix::io::write(file.as_fd(), b"0")?;
+    }
+    Ok(())
+}
+
+fn kill_and_remove(directory: &Path) -> io::Result<()> {
+    // Five seconds: a process that can't be killed by then hangs in the kernel.
+    for _ in 0..500 {
+        let processes = match fs::read_to_string(directory.join("cgroup.procs")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            processes => processes?,
+        };
+        if write(&directory.join("cgroup.kill"), "1").is_err() {
+            for pid in processes.lines().filter_map(|line| line.parse().ok()).filter(|&pid: &i32| pid > 1) {
+                crate::sys::kill(pid, libc::SIGKILL);
+            }
+        }
+        match fs::remove_dir(directory) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => pause(Duration::from_millis(10)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => return Ok(()),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EBUSY))
+}
+
+/// Waits, in a process whose only thread has nothing else to do.
+pub(crate) fn pause(duration: Duration) {
+    if let Ok(time) = Timespec::try_from(duration) {
+        poll(&mut [], Some(&time)).ok();
+    }
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn remove_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a control file; it is never made, and never cut.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// The number behind `key` in a file of `key number` lines; 0 if it isn't there.
+fn counter(path: &Path, key: &str) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(name, _)| *name == key)
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,228 @@
+//! What the child does, line by line, in order: from the clone to the program's execution.
+//!
+//! It is a copy of the keeper with one thread, so that it may use everything; it holds only its own
+//! descriptors, and its memory can't be looked into from inside the instance.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use libc::sock_filter;
+use minato_network::link;
+use rustix::{
+    net::{RecvFlags, SendFlags},
+    process::{DumpableBehavior, Gid, Uid, set_dumpable_behavior, setsid, umask},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{cgroup, keeper::protocol::Failure, sys, wire};
+
+mod bind;
+mod fill;
+mod program;
+mod skeleton;
+
+pub(crate) use skeleton::Parts;
+
+/// What the keeper gives the child through the clone.
+#[derive(Debug)]
+pub(crate) struct Inherited<'a> {
+    /// To the keeper.
+    pub keeper: OwnedFd,
+    /// To the server.
+    pub control: OwnedFd,
+    /// Standard output and error.
+    pub output: [OwnedFd; 2],
+    /// The `tasks` files of its version 1 control groups.
+    pub tasks: Vec<OwnedFd>,
+    /// What it looks like inside.
+    pub inside: Inside<'a>,
+    /// The filter of system calls.
+    pub filter: &'a mut [sock_filter],
+}
+
+/// What the parked sandbox looks like inside.
+#[derive(Debug)]
+pub(crate) struct Inside<'a> {
+    pub address: Ipv4Addr,
+    pub gateway: Ipv4Addr,
+    pub dns: Ipv4Addr,
+    pub hostname: &'a str,
+    pub scratch: u64,
+}
+
+/// What the keeper says to the child: its ids are mapped; its link is there.
+pub(crate) const MAPPED: &[u8] = b"mapped";
+pub(crate) const LINKED: &[u8] = b"linked";
+
+/// What the child says to the keeper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Told {
+    /// It waits for a start.
+    Parked,
+    /// It can't be made.
+    Failed(Failure),
+    /// Its program ended with this raw wait status.
+    Ended(i32),
+}
+
+/// What the server says to the parked init, with the root mount.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub argv: Vec<String>,
+    pub env: Vec<String>,
+    pub cwd: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub writable: Vec<String>,
+    pub scratch: u64,
+    pub files: u32,
+    pub init: bool,
+}
+
+/// What the init answers to an order. The socket's end without `Failed` after `Mounted` means that
+/// the program was executed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    /// Everything is attached; monotonic times in nanoseconds of this and of the order's arrival.
+    Mounted { taken: u64, mounted: u64 },
+    /// It could not be started.
+    Failed { failure: Failure, path: String },
+}
+
+/// A step that failed, by name.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    step: &'static str,
+    error: io::Error,
+    path: String,
+}
+
+/// Names the step in which an error happened.
+pub(crate) trait During<T> {
+    fn during(self, step: &'static str) -> Result<T, Broken>;
+}
+
+impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
+    fn during(self, step: &'static str) -> Result<T, Broken> {
+        self.map_err(|error| Broken { step, error: error.into(), path: String::new() })
+    }
+}
+
+/// The child's whole life before a program takes its place, or after which it ends.
+pub(crate) fn run(inherited: Inherited<'_>) -> ! {
+    let Inherited { keeper, control, output, tasks, inside, filter } = inherited;
+    let mut keep = vec![keeper.as_raw_fd(), control.as_raw_fd()];
+    keep.extend(output.iter().chain(&tasks).map(AsRawFd::as_raw_fd));
+    sys::close_all_but(&mut keep);
+    let parts = match park(&keeper, output, tasks, &inside) {
+        Ok(parts) => parts,
+        Err(broken) => {
+            tell(&keeper, &Told::Failed(Failure::new(broken.step, &broken.error)));
+            sys::exit_now(1);
+        }
+    };
+    tell(&keeper, &Told::Parked);
+    // The end of the server before an order is the end of the sandbox.
+    let Ok(Some(message)) = wire::receive(&control, RecvFlags::empty()) else { sys::exit_now(0) };
+    let taken = monotonic();
+    let Err(broken) = obey(message, taken, &parts, &control, keeper.as_fd(), filter);
+    let failure = Failure::new(broken.step, &broken.error);
+    if let Ok(bytes) = wire::encode(&Answer::Failed { failure, path: broken.path }, &[]) {
+        drop(wire::send(&control, &bytes, &[], SendFlags::empty()));
+    }
+    sys::exit_now(127)
+}
+
+/// From the clone to where it waits.
+fn park(
+    keeper: &OwnedFd,
+    output: [OwnedFd; 2],
+    tasks: Vec<OwnedFd>,
+    inside: &Inside<'_>,
+) -> Result<Parts, Broken> {
+    cgroup::enter(&tasks.iter().map(AsFd::as_fd).collect::<Vec<_>>()).during("enter the control group")?;
+    drop(tasks);
+    let [stdout, stderr] = output;
+    sys::duplicate_onto(stdout.as_fd(), 1).during("attach standard output")?;
+    sys::duplicate_onto(stderr.as_fd(), 2).during("attach standard error")?;
+    wait_for(keeper, MAPPED)?;
+    setsid().during("begin a session")?;
+    set_thread_groups(&[]).during("become root inside")?;
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).during("become root inside")?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).during("become root inside")?;
+    // Its memory is a copy of the keeper's.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).during("hide its memory")?;
+    sys::unshare_cgroups().during("make the control group namespace")?;
+    umask(rustix::fs::Mode::from_raw_mode(0o022));
+    rustix::system::sethostname(inside.hostname.as_bytes()).during("set the host name")?;
+    let parts = skeleton::build(inside)?;
+    sys::join_session_keyring().during("join a session keyring")?;
+    wait_for(keeper, LINKED)?;
+    link::configure_inside(inside.address, inside.gateway)
+        .map_err(root_cause)
+        .during("set up the network")?;
+    Ok(parts)
+}
+
+/// From the order to the program.
+fn obey(
+    message: wire::Message,
+    taken: u64,
+    parts: &Parts,
+    control: &OwnedFd,
+    keeper: BorrowedFd<'_>,
+    filter: &mut [sock_filter],
+) -> Result<std::convert::Infallible, Broken> {
+    let (order, _) = wire::decode::<Order>(&message.bytes).during("read the order")?;
+    let root = message.fds.first().ok_or(io::ErrorKind::NotFound).during("read the order")?;
+    bind::enter_root(root.as_fd(), parts)?;
+    for path in &order.writable {
+        fill::writable(path, order.scratch).map_err(|broken| Broken { path: path.clone(), ..broken })?;
+    }
+    let mounted = Answer::Mounted { taken, mounted: monotonic() };
+    let bytes = wire::encode(&mounted, &[]).during("answer")?;
+    wire::send(control, &bytes, &[], SendFlags::empty()).during("answer")?;
+    program::start(&order, control, keeper, filter)
+}
+
+/// Waits for a word of the keeper; its end is this one's.
+fn wait_for(keeper: &OwnedFd, word: &[u8]) -> Result<(), Broken> {
+    match wire::receive(keeper, RecvFlags::empty()).during("wait for the keeper")? {
+        Some(message) if message.bytes == word => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof).during("wait for the keeper"),
+    }
+}
+
+fn tell(keeper: impl AsFd, told: &Told) {
+    if let Ok(bytes) = wire::encode(told, &[]) {
+        // If the keeper is gone the next one's sweep ends this process.
+        drop(wire::send(keeper, &bytes, &[], SendFlags::DONTWAIT));
+    }
+}
+
+/// The system's own error behind one of the network's.
+pub(crate) fn root_cause(error: impl std::error::Error + 'static) -> io::Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(current) = cause {
+        if let Some(number) = current.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(number);
+        }
+        if let Some(errno) = current.downcast_ref::<rustix::io::Errno>() {
+            return (*errno).into();
+        }
+        cause = current.source();
+    }
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+/// The monotonic clock, which all processes of the machine share, in nanoseconds.
+pub(crate) fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

@@ -1,0 +1,141 @@
+//! Rights are given up, and the program takes this process' place, or that of its child.
+
+use std::{
+    convert::Infallible,
+    ffi::{CStr, CString},
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use libc::sock_filter;
+use rustix::{
+    fs::{Access, AtFlags, CWD, Gid, Uid, accessat, fchown},
+    process::{Resource, Rlimit, chdir, getrlimit, setrlimit},
+    thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
+
+use super::{Broken, During, Order, Told, tell};
+use crate::{
+    capabilities,
+    sys::{self, Forked},
+};
+
+/// Where programs are looked up when the environment doesn't say.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Starts the program; returns only what went wrong.
+pub(super) fn start(
+    order: &Order,
+    control: &OwnedFd,
+    keeper: BorrowedFd<'_>,
+    filter: &mut [sock_filter],
+) -> Result<Infallible, Broken> {
+    let strings =
+        |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
+    let argv = strings(&order.argv).during("read the command")?;
+    let env = strings(&order.env).during("read the environment")?;
+    limit(order.files)?;
+    // `/dev/stdout` and `/dev/stderr` are opened anew by programs: their owner must be the user.
+    let (uid, gid) = (Uid::from_raw(order.uid), Gid::from_raw(order.gid));
+    fchown(io::stdout(), Some(uid), Some(gid)).during("give standard output to the user")?;
+    fchown(io::stderr(), Some(uid), Some(gid)).during("give standard error to the user")?;
+    chdir(order.cwd.as_str()).during("cwd").map_err(|broken| Broken { path: order.cwd.clone(), ..broken })?;
+    capabilities::restrict().during("give up capabilities")?;
+    set_no_new_privs(true).during("give up new privileges")?;
+    if order.init {
+        sys::install_filter(filter).during("install the filter of system calls")?;
+        sys::block_signals();
+        if let Forked::Parent(child, _) = sys::fork().during("fork")? {
+            watch(child, control, keeper);
+        }
+        become_user(order)?;
+    } else {
+        become_user(order)?;
+        sys::install_filter(filter).during("install the filter of system calls")?;
+    }
+    sys::reset_signals();
+    Err(execute(order, &argv, &env))
+}
+
+fn become_user(order: &Order) -> Result<(), Broken> {
+    let groups: Vec<Gid> = order.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+    let (uid, gid) = (Uid::from_raw(order.uid), Gid::from_raw(order.gid));
+    set_thread_groups(&groups).during("become the user")?;
+    set_thread_res_gid(gid, gid, gid).during("become the user")?;
+    set_thread_res_uid(uid, uid, uid).during("become the user")
+}
+
+fn limit(files: u32) -> Result<(), Broken> {
+    // Raising the ceiling takes a right over the host, which nobody has here.
+    let ceiling = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let files = Some(u64::from(files).min(ceiling));
+    setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files }).during("limit open files")?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).during("forbid core dumps")
+}
+
+/// Process 1: passes signals on and reaps, until the program has ended.
+fn watch(child: i32, control: &OwnedFd, keeper: BorrowedFd<'_>) -> ! {
+    // The end of this socket tells the server that the program was executed: only the child has it now.
+    sys::close_all_but(&mut vec![keeper.as_raw_fd()]);
+    let _: &OwnedFd = control;
+    loop {
+        match sys::wait_for_signal() {
+            libc::SIGCHLD => {
+                while let Some((pid, status)) = sys::reap_any() {
+                    if pid == child {
+                        tell(keeper, &Told::Ended(status));
+                        sys::exit_now(0);
+                    }
+                }
+            }
+            // Its own faults are no signals to pass on.
+            signal @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL) => {
+                sys::exit_now(128 + signal)
+            }
+            signal => sys::kill(child, signal),
+        }
+    }
+}
+
+/// Executes the program, looked up as a shell does; returns what went wrong.
+fn execute(order: &Order, argv: &[CString], env: &[CString]) -> Broken {
+    let name = order.argv.first().map(String::as_str).unwrap_or_default();
+    if name.contains('/') {
+        let error = argv.first().map_or(io::ErrorKind::NotFound.into(), |path| sys::execute(path, argv, env));
+        return explain(name, error);
+    }
+    let path = order.env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(PATH);
+    let mut refused = None;
+    for directory in path.split(':') {
+        let directory = if directory.is_empty() { "." } else { directory };
+        let Ok(candidate) = CString::new(format!("{directory}/{name}")) else { continue };
+        let error = sys::execute(&candidate, argv, env);
+        match error.raw_os_error() {
+            Some(libc::ENOENT) if !exists(&candidate) => {}
+            Some(libc::ENOTDIR) => {}
+            // Another directory may have one that may be executed.
+            Some(libc::EACCES) => refused = Some((candidate, error)),
+            _ => return explain(&candidate.to_string_lossy(), error),
+        }
+    }
+    match refused {
+        Some((candidate, error)) => explain(&candidate.to_string_lossy(), error),
+        None => explain(name, io::Error::from_raw_os_error(libc::ENOENT)),
+    }
+}
+
+fn explain(path: &str, error: io::Error) -> Broken {
+    let there = CString::new(path).is_ok_and(|path| exists(&path)) && path.contains('/');
+    let step = match error.raw_os_error() {
+        Some(libc::ENOENT) if there => "interpreter",
+        Some(libc::ENOENT | libc::ENOTDIR) => "program",
+        Some(libc::EACCES | libc::EPERM) => "permission",
+        Some(libc::ENOEXEC | libc::EINVAL | libc::ELIBBAD) => "format",
+        _ => "execute",
+    };
+    Broken { step, error, path: path.to_owned() }
+}
+
+fn exists(path: &CStr) -> bool {
+    accessat(CWD, path, Access::EXISTS, AtFlags::empty()).is_ok()
+}

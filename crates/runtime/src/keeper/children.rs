@@ -1,0 +1,228 @@
+//! An instance as its parent has it: made, watched, and cleared away after its end.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use libc::sock_filter;
+use minato_network::{NodeNetwork, link};
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    net::{RecvFlags, SendFlags},
+};
+
+use super::{output::Output, protocol::Failure};
+use crate::{
+    cgroup::{Group, Parent},
+    ids::RANGE,
+    init::{self, Inherited, Inside, Told},
+    spec::{Ended, Held, HeldState, SandboxSpec, Status},
+    sys::{self, Forked},
+    wire,
+};
+
+/// One child of the keeper.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub spec: SandboxSpec,
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    /// To its init, while that is ours.
+    pub line: OwnedFd,
+    pub output: Output,
+    pub state: State,
+    pub tag: Vec<u8>,
+    group: Group,
+    cgroup: String,
+    /// How the program ended, as its init told.
+    told: Option<Status>,
+}
+
+/// How far a child is.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Not parked yet; what the server will get, and why it won't.
+    Making {
+        call: u64,
+        handles: Option<Handles>,
+        failure: Option<Failure>,
+    },
+    Parked,
+    Running,
+}
+
+/// What the server is given of a parked sandbox.
+#[derive(Debug)]
+pub(super) struct Handles {
+    pub control: OwnedFd,
+    pub user_namespace: OwnedFd,
+    pub network_namespace: OwnedFd,
+}
+
+/// What every sandbox of this node is made with.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub parent: Parent,
+    pub id: minato_network::NodeId8,
+    pub filter: Vec<sock_filter>,
+}
+
+impl Child {
+    /// Makes a sandbox up to where its init does the rest by itself and says [`Told::Parked`].
+    pub(super) fn make(ground: &mut Ground, call: u64, spec: SandboxSpec) -> Result<Self, Failure> {
+        let at = |step: &'static str| move |error: io::Error| Failure::new(step, &error);
+        let instance = spec.instance.as_str();
+        let (group, door) =
+            ground.parent.create(instance, &spec.limits).map_err(at("make the control group"))?;
+        let cgroup = ground.parent.relative(instance);
+        match Self::fork(ground, call, spec, &door) {
+            Ok((spec, pid, pidfd, line, output, state)) => {
+                Ok(Self { spec, pid, pidfd, line, output, state, tag: Vec::new(), group, cgroup, told: None })
+            }
+            Err(failure) => {
+                group.remove();
+                Err(failure)
+            }
+        }
+    }
+
+    fn fork(
+        ground: &mut Ground,
+        call: u64,
+        spec: SandboxSpec,
+        door: &crate::cgroup::Door,
+    ) -> Result<(SandboxSpec, i32, OwnedFd, OwnedFd, Output, State), Failure> {
+        let at = |step: &'static str| move |error: io::Error| Failure::new(step, &error);
+        let (output, ends) =
+            Output::new(&spec.log, spec.log_max, spec.id_range_start).map_err(at("make pipes"))?;
+        let (line, far_line) = wire::pair().map_err(at("make sockets"))?;
+        let (control, far_control) = wire::pair().map_err(at("make sockets"))?;
+        let tasks = door.tasks.iter().map(|file| file.try_clone()).collect::<Result<Vec<_>, _>>();
+        let tasks = tasks.map_err(at("make the control group"))?;
+        let unified = door.unified.as_ref().map(AsFd::as_fd);
+        match sys::fork_sandbox(unified).map_err(at("make the namespaces"))? {
+            Forked::Child => init::run(Inherited {
+                keeper: far_line,
+                control: far_control,
+                output: ends,
+                tasks,
+                inside: Inside {
+                    address: spec.address,
+                    gateway: spec.plan.gateway(),
+                    dns: spec.dns,
+                    hostname: &spec.hostname,
+                    scratch: spec.scratch,
+                },
+                filter: &mut ground.filter,
+            }),
+            Forked::Parent(pid, pidfd) => {
+                let pidfd = pidfd
+                    .ok_or_else(|| Failure { step: "make the namespaces".into(), errno: libc::EBADF })?;
+                let (handles, failure) = match equip(ground, &spec, pid, &line, control) {
+                    Ok(handles) => (Some(handles), None),
+                    Err(failure) => {
+                        // Its end is awaited as any other, and answers the call.
+                        drop(sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL));
+                        (None, Some(failure))
+                    }
+                };
+                Ok((spec, pid, pidfd, line, output, State::Making { call, handles, failure }))
+            }
+        }
+    }
+
+    /// Takes what the init said; `None`: it says no more.
+    pub(super) fn hear(&mut self) -> Option<Told> {
+        let message = wire::receive(&self.line, RecvFlags::DONTWAIT).ok().flatten()?;
+        let (told, _) = wire::decode::<Told>(&message.bytes).ok()?;
+        match (&told, &mut self.state) {
+            (Told::Ended(raw), _) => self.told = Some(sys::status_of(*raw)),
+            (Told::Failed(reason), State::Making { failure, .. }) => *failure = Some(reason.clone()),
+            _ => {}
+        }
+        Some(told)
+    }
+
+    pub(super) fn signal(&self, signal: i32) {
+        // That it has ended already is no error.
+        drop(sys::pidfd_signal(self.pidfd.as_fd(), signal));
+    }
+
+    pub(super) fn kill(&self) {
+        if !self.group.kill() {
+            self.signal(libc::SIGKILL);
+        }
+    }
+
+    /// Reaps the child if it has ended, and takes the rest of its output.
+    pub(super) fn end(&mut self, now_ms: i64) -> Option<Ended> {
+        let status = sys::reap(self.pidfd.as_fd()).ok().flatten()?;
+        while self.hear().is_some() {}
+        self.output.finish(now_ms);
+        let status = self.told.unwrap_or(status);
+        let oom = status != Status::Exit(0) && self.group.out_of_memory();
+        Some(Ended { instance: self.spec.instance.clone(), status, oom, at_ms: now_ms })
+    }
+
+    /// What is said of it to a new server.
+    pub(super) fn held(&self, ended: Option<Ended>) -> Held {
+        let state = match (ended, &self.state) {
+            (Some(ended), _) => HeldState::Ended(ended),
+            (None, State::Running) => HeldState::Running,
+            (None, State::Making { .. } | State::Parked) => HeldState::Parked,
+        };
+        Held {
+            instance: self.spec.instance.clone(),
+            pid: self.pid.unsigned_abs(),
+            start_time: start_time(self.pid).unwrap_or(0),
+            cgroup: self.cgroup.clone(),
+            address: self.spec.address,
+            id_range_start: self.spec.id_range_start,
+            log: self.spec.log.clone(),
+            tag: self.tag.clone(),
+            state,
+        }
+    }
+
+    /// What remains to be removed.
+    pub(super) fn into_group(self) -> Group {
+        self.group
+    }
+}
+
+/// Gives the child what only the keeper can: its ids and its link.
+fn equip(
+    ground: &Ground,
+    spec: &SandboxSpec,
+    pid: i32,
+    line: &OwnedFd,
+    control: OwnedFd,
+) -> Result<Handles, Failure> {
+    let at = |step: &'static str| move |error: io::Error| Failure::new(step, &error);
+    let open = |name: &str| {
+        openat(CWD, format!("/proc/{pid}/ns/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    };
+    let user_namespace = open("user").map_err(|error| at("open the namespaces")(error.into()))?;
+    let network_namespace = open("net").map_err(|error| at("open the namespaces")(error.into()))?;
+    let map = format!("0 {} {RANGE}\n", spec.id_range_start);
+    fs::write(format!("/proc/{pid}/uid_map"), &map).map_err(at("map the ids"))?;
+    fs::write(format!("/proc/{pid}/gid_map"), &map).map_err(at("map the ids"))?;
+    wire::send(line, init::MAPPED, &[], SendFlags::empty()).map_err(at("talk to the init"))?;
+    let network = NodeNetwork { id: ground.id, plan: spec.plan };
+    link::create_instance_pair(&network, spec.address, network_namespace.as_fd()).map_err(
+        |error| match error {
+            link::PairError::Busy { .. } => Failure { step: Failure::BUSY.into(), errno: libc::EEXIST },
+            error => at("make the link")(init::root_cause(error)),
+        },
+    )?;
+    wire::send(line, init::LINKED, &[], SendFlags::empty()).map_err(at("talk to the init"))?;
+    Ok(Handles { control, user_namespace, network_namespace })
+}
+
+/// When a process started, in clock ticks since boot: the 22nd field, counted after the name, which
+/// may hold anything.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}

@@ -1,0 +1,71 @@
+//! What server and keeper say to each other. A change that an older side would not understand
+//! raises [`VERSION`].
+
+use minato_model::ids::InstanceId;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::Ids,
+    spec::{Ended, Held, SandboxSpec},
+};
+
+/// The version of the protocol.
+pub(crate) const VERSION: u32 = 1;
+
+/// What the server says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// First of all.
+    Hello { version: u32 },
+    /// Make a sandbox; answered under the same number.
+    Make { call: u64, spec: Box<SandboxSpec> },
+    /// Its program was executed; the blob is its tag.
+    Started { instance: InstanceId },
+    /// Send it a signal.
+    Signal { instance: InstanceId, signal: i32 },
+    /// Kill all of it.
+    Kill { instance: InstanceId },
+    /// Its end is known.
+    Forget { instance: InstanceId },
+    /// Kill everything, and end.
+    Shutdown,
+}
+
+/// What the keeper says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// First of all; so many `Held` follow.
+    Hello { version: u32, ids: Ids, held: usize },
+    /// Something from before; the blob is its tag.
+    Held(Box<Held>),
+    /// A sandbox is parked; with its control socket, user and network namespace.
+    Made { call: u64, pid: u32 },
+    /// It could not be made.
+    NotMade { call: u64, failure: Failure },
+    /// An instance ended.
+    Ended(Ended),
+}
+
+/// A step that failed, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    /// Which step.
+    pub step: String,
+    /// The error's number.
+    pub errno: i32,
+}
+
+impl Failure {
+    /// The step that fails when the address' former link isn't gone.
+    pub(crate) const BUSY: &str = "take the address";
+
+    /// What went wrong at this step.
+    pub(crate) fn new(step: &str, error: &std::io::Error) -> Self {
+        Self { step: step.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EINVAL) }
+    }
+
+    /// As an error.
+    pub(crate) fn error(&self) -> std::io::Error {
+        std::io::Error::from_raw_os_error(self.errno)
+    }
+}

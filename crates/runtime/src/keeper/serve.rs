@@ -1,0 +1,338 @@
+//! The keeper's loop: one thread, never blocked by anyone it serves.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use minato_model::ids::InstanceId;
+use rustix::{
+    buffer::spare_capacity,
+    event::{Timespec, epoll},
+    net::{SocketFlags, accept_with, sockopt::socket_peercred},
+};
+
+use super::{
+    children::{Child, Ground, State},
+    ends::Ends,
+    output::Stream,
+    protocol::{Failure, Reply, Request, VERSION},
+    server::Server,
+};
+use crate::{cgroup::Group, ids::Taken, init::Told};
+
+/// What is waited for. Packed into the 64 bits that epoll gives back; numbers are never used again,
+/// so that a late event of something gone finds nothing.
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    Listener,
+    Server(u64),
+    Exit(u64),
+    Line(u64),
+    Stdout(u64),
+    Stderr(u64),
+}
+
+impl Token {
+    fn pack(self) -> epoll::EventData {
+        let (kind, number) = match self {
+            Self::Listener => (0, 0),
+            Self::Server(n) => (1, n),
+            Self::Exit(n) => (2, n),
+            Self::Line(n) => (3, n),
+            Self::Stdout(n) => (4, n),
+            Self::Stderr(n) => (5, n),
+        };
+        epoll::EventData::new_u64(number << 3 | kind)
+    }
+
+    fn unpack(data: epoll::EventData) -> Self {
+        let (kind, number) = (data.u64() & 7, data.u64() >> 3);
+        match kind {
+            0 => Self::Listener,
+            1 => Self::Server(number),
+            2 => Self::Exit(number),
+            3 => Self::Line(number),
+            4 => Self::Stdout(number),
+            _ => Self::Stderr(number),
+        }
+    }
+}
+
+/// Everything that the keeper knows.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    epoll: OwnedFd,
+    listener: OwnedFd,
+    socket_path: PathBuf,
+    server: Option<(u64, Server)>,
+    children: BTreeMap<u64, Child>,
+    numbers: BTreeMap<InstanceId, u64>,
+    next: u64,
+    /// Control groups that something is still leaving.
+    leaving: Vec<Group>,
+    ends: Ends,
+    ids: Taken,
+    ground: Ground,
+    ending: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        listener: OwnedFd,
+        socket: &Path,
+        ends: Ends,
+        ids: Taken,
+        ground: Ground,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &listener, Token::Listener.pack(), epoll::EventFlags::IN)?;
+        Ok(Self {
+            epoll,
+            listener,
+            socket_path: socket.to_owned(),
+            server: None,
+            children: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            next: 1,
+            leaving: Vec::new(),
+            ends,
+            ids,
+            ground,
+            ending: false,
+        })
+    }
+
+    /// Until it is told to end and nothing runs any more.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(256);
+        while !(self.ending && self.children.is_empty() && self.leaving.is_empty()) {
+            // Control groups that are being left are looked at again soon.
+            let soon = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+            let timeout = (!self.leaving.is_empty()).then_some(&soon);
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
+                Err(rustix::io::Errno::INTR) => continue,
+                result => result?,
+            };
+            for event in &events {
+                self.handle(Token::unpack(event.data), event.flags);
+            }
+            self.leaving.retain(|group| !group.remove());
+        }
+        self.ground.parent.leave();
+        drop(std::fs::remove_file(&self.socket_path));
+        if let Some((_, server)) = &mut self.server {
+            server.flush_all();
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, token: Token, flags: epoll::EventFlags) {
+        match token {
+            Token::Listener => self.accept(),
+            Token::Server(number) => self.serve(number),
+            Token::Exit(number) => self.exited(number),
+            Token::Line(number) => self.hear(number, flags),
+            Token::Stdout(number) => self.read(number, Stream::Stdout),
+            Token::Stderr(number) => self.read(number, Stream::Stderr),
+        }
+    }
+
+    /// The newest server is the right one: it has the data directory's lock.
+    fn accept(&mut self) {
+        let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC) else { return };
+        if socket_peercred(&socket).is_ok_and(|peer| peer.uid == rustix::process::geteuid()) {
+            let number = self.number();
+            if self.watch(&socket, Token::Server(number), epoll::EventFlags::IN).is_ok() {
+                self.server = Some((number, Server::new(socket)));
+            }
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn watch(&self, fd: impl AsFd, token: Token, flags: epoll::EventFlags) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, fd, token.pack(), flags)?)
+    }
+
+    fn serve(&mut self, number: u64) {
+        let Some((current, server)) = &mut self.server else { return };
+        if *current != number {
+            return;
+        }
+        let received = server.flush().and_then(|()| server.receive());
+        match received {
+            Ok(Some((request, blob))) => self.obey(request, blob),
+            Ok(None) => {}
+            // It ended, or speaks nonsense: what runs runs on, until another server comes.
+            Err(_) => self.server = None,
+        }
+        self.rearm();
+    }
+
+    /// Waits for room to send as long as something is queued.
+    fn rearm(&mut self) {
+        if let Some((number, server)) = &mut self.server
+            && let Some(waiting) = server.changed()
+        {
+            let flags =
+                if waiting { epoll::EventFlags::IN | epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
+            epoll::modify(&self.epoll, server.socket(), Token::Server(*number).pack(), flags).ok();
+        }
+    }
+
+    fn tell(&mut self, reply: &Reply, blob: &[u8], fds: Vec<OwnedFd>) {
+        if let Some((_, server)) = &mut self.server
+            && server.greeted
+            && server.send(reply, blob, fds).is_err()
+        {
+            self.server = None;
+        }
+        self.rearm();
+    }
+
+    fn obey(&mut self, request: Request, blob: Vec<u8>) {
+        match request {
+            Request::Hello { version } => self.greet(version),
+            Request::Make { call, spec } => self.make(call, *spec),
+            Request::Started { instance } => match self.child(&instance) {
+                Some(child) => {
+                    child.tag = blob;
+                    child.state = State::Running;
+                }
+                None => self.ends.tag(&instance, blob),
+            },
+            Request::Signal { instance, signal } => {
+                if let Some(child) = self.child(&instance) {
+                    child.signal(signal);
+                }
+            }
+            Request::Kill { instance } => {
+                if let Some(child) = self.child(&instance) {
+                    child.kill();
+                }
+            }
+            Request::Forget { instance } => self.ends.forget(&instance),
+            Request::Shutdown => {
+                self.ending = true;
+                self.children.values().for_each(Child::kill);
+            }
+        }
+    }
+
+    fn child(&mut self, instance: &InstanceId) -> Option<&mut Child> {
+        self.children.get_mut(self.numbers.get(instance)?)
+    }
+
+    fn greet(&mut self, version: u32) {
+        let held: Vec<_> =
+            self.children.values().map(|child| child.held(None)).chain(self.ends.all().cloned()).collect();
+        if let Some((_, server)) = &mut self.server {
+            server.greeted = true;
+        }
+        // Another version is told, and hangs up by itself.
+        let held = if version == VERSION { held } else { Vec::new() };
+        self.tell(&Reply::Hello { version: VERSION, ids: self.ids.ids, held: held.len() }, &[], Vec::new());
+        for mut held in held {
+            let tag = std::mem::take(&mut held.tag);
+            self.tell(&Reply::Held(Box::new(held)), &tag, Vec::new());
+        }
+    }
+
+    fn make(&mut self, call: u64, spec: crate::spec::SandboxSpec) {
+        let instance = spec.instance.clone();
+        let made = if self.ending || self.numbers.contains_key(&instance) {
+            Err(Failure { step: "take the instance's id".into(), errno: libc::EEXIST })
+        } else {
+            Child::make(&mut self.ground, call, spec)
+        };
+        match made {
+            Ok(child) => {
+                let number = self.number();
+                let input = epoll::EventFlags::IN;
+                let watched = self
+                    .watch(&child.pidfd, Token::Exit(number), input)
+                    .and_then(|()| self.watch(&child.line, Token::Line(number), input))
+                    .and_then(|()| {
+                        self.watch(child.output.pipe(Stream::Stdout), Token::Stdout(number), input)
+                    })
+                    .and_then(|()| {
+                        self.watch(child.output.pipe(Stream::Stderr), Token::Stderr(number), input)
+                    });
+                if watched.is_err() {
+                    child.kill();
+                }
+                self.numbers.insert(instance, number);
+                self.children.insert(number, child);
+            }
+            Err(failure) => self.tell(&Reply::NotMade { call, failure }, &[], Vec::new()),
+        }
+    }
+
+    fn hear(&mut self, number: u64, flags: epoll::EventFlags) {
+        let Some(child) = self.children.get_mut(&number) else { return };
+        match child.hear() {
+            Some(Told::Parked) => {
+                if let State::Making { call, handles, .. } = &mut child.state
+                    && let Some(handles) = handles.take()
+                {
+                    let call = *call;
+                    child.state = State::Parked;
+                    let pid = child.pid.unsigned_abs();
+                    let fds = vec![handles.control, handles.user_namespace, handles.network_namespace];
+                    self.tell(&Reply::Made { call, pid }, &[], fds);
+                }
+            }
+            Some(Told::Failed(_) | Told::Ended(_)) => {}
+            // A program took the init's place: the line's end isn't news.
+            None if flags.contains(epoll::EventFlags::HUP) => {
+                epoll::delete(&self.epoll, &child.line).ok();
+            }
+            None => {}
+        }
+    }
+
+    fn read(&mut self, number: u64, stream: Stream) {
+        if let Some(child) = self.children.get_mut(&number)
+            && !child.output.read(stream, now_ms())
+        {
+            epoll::delete(&self.epoll, child.output.pipe(stream)).ok();
+        }
+    }
+
+    fn exited(&mut self, number: u64) {
+        let Some(child) = self.children.get_mut(&number) else { return };
+        let Some(ended) = child.end(now_ms()) else { return };
+        let Some(child) = self.children.remove(&number) else { return };
+        self.numbers.remove(&child.spec.instance);
+        if let State::Making { call, failure, .. } = &child.state {
+            let failure = failure.clone();
+            let failure =
+                failure.unwrap_or_else(|| Failure { step: "start its init".into(), errno: libc::ECHILD });
+            self.tell(&Reply::NotMade { call: *call, failure }, &[], Vec::new());
+        } else {
+            self.ends.add(child.held(Some(ended.clone())));
+            self.tell(&Reply::Ended(ended), &[], Vec::new());
+        }
+        let group = child.into_group();
+        if !group.remove() {
+            self.leaving.push(group);
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the keeper's border with the clock: ends and lines get their time here"
+)]
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,188 @@
+//! A keeper of its own for each test, a small root file system, and the taking away of both.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::Receiver,
+    },
+    time::Duration,
+};
+
+use minato_model::{ids::InstanceId, network::AddressPlan};
+use minato_runtime::{
+    ids::Ids,
+    keeper::{self, Client, Config, Connection},
+    logs, mounts,
+    sandbox::{Sandbox, StartError},
+    spec::{Ended, Event, Held, Limits, Running, SandboxSpec, Start},
+};
+
+/// No test waits longer for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Ground {
+    pub folder: tempfile::TempDir,
+    pub config: Config,
+    pub client: Option<Client>,
+    pub ids: Ids,
+    pub held: Vec<Held>,
+    pub events: Receiver<Event>,
+    pub plan: AddressPlan,
+    next: AtomicU32,
+}
+
+impl Ground {
+    /// A keeper, and a tree of busybox.
+    pub fn new() -> Self {
+        let busybox = Path::new("/bin/busybox");
+        assert!(busybox.exists(), "these tests need /bin/busybox: apt-get install busybox-static");
+        let folder = tempfile::tempdir().unwrap();
+        // No two at a time have the same process id, nor do their networks meet.
+        let number = std::process::id();
+        let config = Config {
+            data: folder.path().join("data"),
+            id: format!("{number:08x}"),
+            exe: PathBuf::from(env!("CARGO_BIN_EXE_minato-starts")),
+        };
+        std::fs::create_dir(&config.data).unwrap();
+        let plan = AddressPlan::new(Ipv4Addr::new(10, 200 + (number % 50) as u8, 0, 0));
+        let Connection { client, held, ids, events } = Client::connect_or_spawn(&config).unwrap();
+        let ground =
+            Self { folder, config, client: Some(client), ids, held, events, plan, next: AtomicU32::new(0) };
+        let tree = ground.tree();
+        for folder in ["bin", "etc", "var/cache/app"] {
+            std::fs::create_dir_all(tree.join(folder)).unwrap();
+        }
+        std::fs::copy(busybox, tree.join("bin/busybox")).unwrap();
+        for name in
+            ["sh", "cat", "id", "mount", "unshare", "ls", "stat", "sleep", "kill", "env", "dd", "nc", "ip"]
+        {
+            std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
+        }
+        std::fs::write(tree.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+            .unwrap();
+        std::fs::write(tree.join("var/cache/app/seed"), "from the image\n").unwrap();
+        std::os::unix::fs::chown(tree.join("var/cache"), Some(33), Some(34)).unwrap();
+        mounts::mount_points(&tree, &["/var/cache".into(), "/work".into()]).unwrap();
+        ground
+    }
+
+    pub fn tree(&self) -> PathBuf {
+        self.folder.path().join("tree")
+    }
+
+    pub fn client(&self) -> &Client {
+        self.client.as_ref().unwrap()
+    }
+
+    pub fn spec(&self) -> SandboxSpec {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let instance: InstanceId = format!("t{number:09}").parse().unwrap();
+        SandboxSpec {
+            log: self.folder.path().join("logs").join(format!("{instance}.log")),
+            instance,
+            address: self.plan.at(16_384 + u16::try_from(number).unwrap()),
+            plan: self.plan,
+            id_range_start: self.ids.range(number % self.ids.ranges).unwrap(),
+            hostname: "inside".into(),
+            limits: Limits { memory: 64 << 20, pids: 32, cpu_millis: 500, cpu_max_millis: 0 },
+            scratch: 8 << 20,
+            dns: self.plan.gateway(),
+            log_max: 1 << 20,
+        }
+    }
+
+    pub fn make(&self) -> (Sandbox, SandboxSpec) {
+        let spec = self.spec();
+        (self.client().make(&spec).unwrap_or_else(|error| panic!("{error}: {error:?}")), spec)
+    }
+
+    pub fn start_of(&self, argv: &[&str]) -> Start {
+        Start {
+            root: self.tree(),
+            argv: argv.iter().map(|&part| part.into()).collect(),
+            env: vec!["PATH=/bin".into()],
+            cwd: "/".into(),
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            writable: vec!["/var/cache".into()],
+            scratch: 4 << 20,
+            files: 1024,
+            init: true,
+            tag: b"tag".to_vec(),
+        }
+    }
+
+    /// Starts a command in a new sandbox.
+    pub fn start(&self, argv: &[&str]) -> (Running, SandboxSpec) {
+        let (sandbox, spec) = self.make();
+        let running =
+            sandbox.start(&self.start_of(argv)).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+        (running, spec)
+    }
+
+    /// Starts a command that must fail to start.
+    pub fn refused(&self, change: impl FnOnce(&mut Start)) -> StartError {
+        let (sandbox, spec) = self.make();
+        let mut start = self.start_of(&["true"]);
+        change(&mut start);
+        let error = sandbox.start(&start).unwrap_err();
+        self.end(&spec.instance);
+        error
+    }
+
+    /// Runs a shell command to its end: what it wrote, and how it ended.
+    pub fn run_as(&self, uid: u32, command: &str) -> (String, Ended) {
+        let (sandbox, spec) = self.make();
+        let mut start = self.start_of(&["sh", "-c", command]);
+        (start.uid, start.gid) = (uid, uid);
+        sandbox.start(&start).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+        let ended = self.end(&spec.instance);
+        (text(&spec.log), ended)
+    }
+
+    pub fn run(&self, command: &str) -> (String, Ended) {
+        self.run_as(0, command)
+    }
+
+    /// Waits for the end of an instance; others' ends before it are an error.
+    pub fn end(&self, instance: &InstanceId) -> Ended {
+        match self.events.recv_timeout(PATIENCE).unwrap() {
+            Event::Ended(ended) => {
+                assert_eq!(ended.instance, *instance);
+                self.client().forget(instance).unwrap();
+                ended
+            }
+            Event::KeeperGone => panic!("the keeper is gone: {}", self.keeper_log()),
+        }
+    }
+
+    pub fn keeper_log(&self) -> String {
+        std::fs::read_to_string(self.config.data.join("keeper/log")).unwrap_or_default()
+    }
+
+    /// As a server that is started anew.
+    pub fn reconnect(&mut self) {
+        self.client = None;
+        let Connection { client, held, ids, events } = Client::connect_or_spawn(&self.config).unwrap();
+        (self.client, self.held, self.ids, self.events) = (Some(client), held, ids, events);
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if let Some(client) = &self.client {
+            client.shutdown().ok();
+        }
+        keeper::clean(&self.config.id, &self.config.data).unwrap();
+    }
+}
+
+/// Everything in a log, without numbers and times.
+pub fn text(log: &Path) -> String {
+    let records = logs::read(log, logs::Begin::Tail, 1000).unwrap();
+    records.into_iter().map(|record| record.text + "\n").collect()
+}
