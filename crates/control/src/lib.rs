@@ -1,1 +1,98 @@
-//! (to be written)
+//! Control: the API, and the reconcilers that turn what is declared into what nodes are told.
+//!
+//! ```text
+//! api ──▶ apply ──▶ /apps ──▶ reconcile/rollouts ──▶ /rollouts ──▶ reconcile/slices ──▶ /slices
+//!                                      ▲                                                   │
+//!                                      └──────────────── /inventory ◀──── nodes ◀──────────┘
+//! ```
+//! Everything that lasts is in the cluster state and changes there by compare-and-swap, so that a
+//! second control, or this one killed at any moment and started again, goes on from where it was.
+//! No request that an edge answers waits for anything here.
+
+mod access;
+mod api;
+mod apply;
+mod core;
+mod reconcile;
+mod status;
+mod why;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use minato_model::{event::Journal, images::Images, node::Nodes, time::Moment};
+use minato_state::State;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Core;
+
+/// What control is given by whoever wires the parts.
+pub struct Deps {
+    /// The cluster state.
+    pub state: Arc<dyn State>,
+    /// The nodes that can be asked.
+    pub nodes: Arc<dyn Nodes>,
+    /// Where images are looked up.
+    pub images: Arc<dyn Images>,
+    /// Where events go, and come from.
+    pub journal: Arc<dyn Journal>,
+    /// The time of day.
+    pub clock: Arc<dyn Fn() -> Moment + Send + Sync>,
+    /// Prometheus text beside the nodes' own.
+    pub extra_metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The API's token.
+    pub token: Arc<str>,
+    /// Names by which the API may be called, beside those of loopback; without port.
+    pub allowed_hosts: Vec<String>,
+    /// Where this node's edge answers HTTP, for the URLs that are shown.
+    pub http: Option<SocketAddr>,
+}
+
+impl fmt::Debug for Deps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deps").field("allowed_hosts", &self.allowed_hosts).finish_non_exhaustive()
+    }
+}
+
+/// Control. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    core: Arc<Core>,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Control")
+    }
+}
+
+impl Control {
+    /// Control over what it is given. Does nothing until it is run or asked.
+    #[must_use]
+    pub fn new(deps: Deps) -> Self {
+        Self { core: Arc::new(Core::new(deps)) }
+    }
+
+    /// The API: everything below `/api/`, `/metrics` and `/readyz`, access checked.
+    pub fn router(&self) -> axum::Router {
+        api::router(&self.core)
+    }
+
+    /// What `/readyz` says from now on; it begins with no.
+    pub fn set_ready(&self, ready: bool) {
+        self.core.ready.store(ready, Ordering::Release);
+    }
+
+    /// Drives the reconcilers until told to stop; ends the streams of the API then.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        reconcile::run(&self.core, &shutdown).await;
+        self.core.closing.cancel();
+    }
+}

@@ -66,9 +66,7 @@ pub(crate) fn of_service(service: &Service) -> Vec<Key> {
 /// The keys whose values differ. Both lists come from the same function.
 pub(crate) fn differences(old: &[Key], new: &[Key]) -> Vec<Difference> {
     let differing = old.iter().zip(new).filter(|(old, new)| old != new);
-    differing
-        .map(|((key, from), (_, to))| Difference { key, from: from.clone(), to: to.clone() })
-        .collect()
+    differing.map(|((key, from), (_, to))| Difference { key, from: from.clone(), to: to.clone() }).collect()
 }
 
 /// As JSON writes it, which is TOML's way too for what is used here.

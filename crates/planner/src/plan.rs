@@ -161,7 +161,15 @@ impl Collected {
         self.releases.insert(name.clone(), release.number);
         let same = declared.is_some_and(|(_, number)| number == release.number);
         if !same || taken.is_some() {
-            let change = release_change(&inputs.manifest.app, name, service, &known, declared, &release, taken.as_ref());
+            let change = release_change(
+                &inputs.manifest.app,
+                name,
+                service,
+                &known,
+                declared,
+                &release,
+                taken.as_ref(),
+            );
             let reason = change.reason.clone();
             self.changes.push(change);
             self.refused.extend(taken.map(|taken| Refused {
@@ -199,7 +207,13 @@ impl Collected {
 }
 
 /// The release with this hash: an old one under its old number, or a new one with the next.
-fn numbered(known: &Known, hash: String, spec: ReleaseSpec, service: &Service, now: Moment) -> (Release, bool) {
+fn numbered(
+    known: &Known,
+    hash: String,
+    spec: ReleaseSpec,
+    service: &Service,
+    now: Moment,
+) -> (Release, bool) {
     if let Some(old) = known.releases.values().find(|release| release.hash == hash) {
         return (old.clone(), false);
     }
@@ -216,7 +230,8 @@ fn release_change(
     release: &Release,
     taken: Option<&TakenBack>,
 ) -> Change {
-    let describe = |release: &Release| format!("release {} ({})", release.number, release.spec.digest.short());
+    let describe =
+        |release: &Release| format!("release {} ({})", release.number, release.spec.digest.short());
     let from = declared.and_then(|(_, number)| known.releases.get(&number));
     let mut reason = match from {
         None => format!("it is new: {} is {}", service.image, release.spec.digest.short()),

@@ -27,7 +27,10 @@ pub fn spec(name: &ServiceName, service: &Service, image: &ResolvedImage) -> Res
     if service.command.is_empty() && !image.has_command {
         return Err(Problem::new(
             Code::MissingKey,
-            format!("the image {} has neither entrypoint nor command, so nothing says what to run", service.image),
+            format!(
+                "the image {} has neither entrypoint nor command, so nothing says what to run",
+                service.image
+            ),
         )
         .at_key(format!("services.{name}.command"))
         .with_hint("write `command = [\"/path/in/the/image\"]`, or build the image with an entrypoint"));

@@ -185,7 +185,14 @@ impl Rollout {
     /// The requests of `done` of the instances for the target, the others' for what serves; the
     /// target gets `ready` of its own, and what serves at most `keep`. While both are there, their
     /// number may exceed the service's `max`.
-    fn share_out(&self, serving: ReleaseNumber, done: u32, ready: u32, keep: u32, scale: &Scale) -> [Part; 2] {
+    fn share_out(
+        &self,
+        serving: ReleaseNumber,
+        done: u32,
+        ready: u32,
+        keep: u32,
+        scale: &Scale,
+    ) -> [Part; 2] {
         let left = self.size - done;
         let max = scale.max.max(ready);
         let min = scale.min.min(left).min(keep);

@@ -167,7 +167,8 @@ fn evidence(now: &Rollout, target: &Standing) -> Option<(Option<Code>, Option<In
         return Some((Some(*code), None, reason.clone()));
     }
     let failing = target.failing.as_ref()?;
-    let counts = failing.in_a_row >= FAILURES && own(failing.code) && !now.forgiven.contains(&failing.instance);
+    let counts =
+        failing.in_a_row >= FAILURES && own(failing.code) && !now.forgiven.contains(&failing.instance);
     counts.then(|| {
         let why = format!("{} starts failed in a row; the last: {}", failing.in_a_row, failing.reason);
         (Some(failing.code), Some(failing.instance.clone()), why)
@@ -193,7 +194,8 @@ fn warming(now: Rollout, batch: u32, target: &Standing) -> Step {
     if target.ready < wanted {
         return Step::Wait { why: format!("{} of {wanted} new instances are ready", target.ready) };
     }
-    let reason = format!("{wanted} new instances are ready: they get {wanted} of {} parts of the requests", now.size);
+    let reason =
+        format!("{wanted} new instances are ready: they get {wanted} of {} parts of the requests", now.size);
     moved(now, Phase::Shifting { batch }, reason)
 }
 
@@ -205,14 +207,20 @@ fn shifting(now: Rollout, batch: u32, seen: &Seen) -> Step {
     let share = u64::from(ready) * u64::from(left);
     let keep = u32::try_from(share.div_ceil(u64::from(before.max(1)))).unwrap_or(u32::MAX);
     let keep = if left == 0 { 0 } else { keep.max(1) };
-    moved(now, Phase::Draining { batch, keep }, format!("every node routes by the new weights: {keep} old instances stay"))
+    moved(
+        now,
+        Phase::Draining { batch, keep },
+        format!("every node routes by the new weights: {keep} old instances stay"),
+    )
 }
 
 fn draining(now: Rollout, batch: u32, keep: u32, seen: &Seen, limits: &Limits) -> Step {
     let old = now.serving.map(|serving| seen.of(serving)).unwrap_or_default();
     if keep > 0 {
         if old.ready > keep {
-            return Step::Wait { why: format!("{} old instances are still routed to, {keep} stay", old.ready) };
+            return Step::Wait {
+                why: format!("{} old instances are still routed to, {keep} stay", old.ready),
+            };
         }
         return moved(now, Phase::Warming { batch: batch + 1 }, format!("{keep} old instances are left"));
     }

@@ -1,0 +1,153 @@
+//! The API over HTTP, a file a noun. The router and `/api/openapi.json` are made from the same table
+//! of endpoints, so that neither knows one that the other doesn't.
+
+mod answer;
+mod apps;
+mod changes;
+mod events;
+mod instances;
+mod logs;
+mod openapi;
+mod query;
+mod releases;
+mod rollouts;
+mod server;
+mod stream;
+mod why;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{Method, Uri},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get},
+};
+use minato_model::code::{Code, Problem};
+
+use self::answer::Failed;
+use crate::core::Core;
+
+/// The largest body: a manifest of a thousand services is below 1 MiB, and there may be several.
+const BODY_MAX: usize = 2 << 20;
+/// The longest that an answer may take to begin, the 30 s of an apply's confirmation included.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// What handlers are given.
+type Shared = State<Arc<Core>>;
+
+/// An endpoint: what it is called, what it takes and gives, and who answers.
+pub(crate) struct Endpoint {
+    method: Method,
+    path: &'static str,
+    summary: &'static str,
+    /// Of the path and of the query.
+    parameters: Vec<Parameter>,
+    /// The schema of its body.
+    body: Option<&'static str>,
+    answer: Answer,
+    handler: MethodRouter<Arc<Core>>,
+}
+
+/// A parameter of an endpoint.
+pub(crate) struct Parameter {
+    name: &'static str,
+    place: Place,
+    required: bool,
+    kind: &'static str,
+    what: &'static str,
+}
+
+/// Where a parameter is written.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    Path,
+    Query,
+}
+
+/// What an endpoint answers when all is well.
+#[derive(Clone, Copy)]
+pub(crate) enum Answer {
+    /// JSON of this schema.
+    Json(&'static str),
+    /// A line of JSON of this schema each.
+    Lines(&'static str),
+    /// Text for programs or people.
+    Text,
+}
+
+/// An optional parameter of the query.
+const fn asked(name: &'static str, kind: &'static str, what: &'static str) -> Parameter {
+    Parameter { name, place: Place::Query, required: false, kind, what }
+}
+
+/// A parameter of the query that must be there.
+const fn needed(name: &'static str, what: &'static str) -> Parameter {
+    Parameter { name, place: Place::Query, required: true, kind: "string", what }
+}
+
+/// A part of the path.
+const fn part(name: &'static str, what: &'static str) -> Parameter {
+    Parameter { name, place: Place::Path, required: true, kind: "string", what }
+}
+
+/// Every endpoint that needs the token.
+fn endpoints() -> Vec<Endpoint> {
+    [
+        changes::endpoints(),
+        apps::endpoints(),
+        instances::endpoints(),
+        why::endpoints(),
+        logs::endpoints(),
+        events::endpoints(),
+        releases::endpoints(),
+        rollouts::endpoints(),
+        server::endpoints(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The API's router.
+pub(crate) fn router(core: &Arc<Core>) -> Router {
+    let mut api = Router::new();
+    for endpoint in endpoints() {
+        api = api.route(endpoint.path, endpoint.handler);
+    }
+    let nothing = |method: Method, uri: Uri| async move {
+        let message = format!("there is no {method} {}", uri.path().chars().take(80).collect::<String>());
+        let hint = "/api/openapi.json describes what there is";
+        Failed(Problem::new(Code::NotFound, message).with_hint(hint))
+    };
+    let api = api
+        .route("/api/{*rest}", axum::routing::any(nothing))
+        .method_not_allowed_fallback(nothing)
+        // Read by whoever takes a body, and bounded there: a large one is refused before it is read.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn_with_state(Arc::clone(core), guarded));
+    api.route("/readyz", get(server::ready)).with_state(Arc::clone(core))
+}
+
+/// Lets only those through who may call the API.
+async fn guarded(State(core): Shared, request: Request, next: Next) -> Response {
+    let authority = request.uri().authority().map(axum::http::uri::Authority::as_str);
+    match core.access.check(request.method(), authority, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => Failed(problem).into_response(),
+    }
+}
+
+/// Ends what takes too long to begin answering, a body that never comes included.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let message = format!("there was no answer within {} s", ANSWER_WITHIN.as_secs());
+            Failed(Problem::new(Code::Timeout, message)).into_response()
+        }
+    }
+}
