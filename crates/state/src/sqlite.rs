@@ -172,6 +172,14 @@ impl Engine {
         drop(connections);
     }
 
+    /// For tests of what the writer's connection does when SQLite refuses.
+    #[cfg(test)]
+    async fn execute_in_writer(&self, sql: &str) {
+        let (answer, answered) = oneshot::channel();
+        self.send(Job::Execute { sql: sql.to_owned(), answer }).unwrap();
+        answered.await.unwrap().unwrap();
+    }
+
     fn take_queue(&self) -> Option<mpsc::Sender<Job>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

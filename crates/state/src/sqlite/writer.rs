@@ -42,7 +42,16 @@ type Answer<T> = oneshot::Sender<Result<T, StateError>>;
 /// What the writer is asked for.
 pub(super) enum Job {
     Commit(CommitJob),
-    Compact { oldest: Revision, answer: Answer<()> },
+    Compact {
+        oldest: Revision,
+        answer: Answer<()>,
+    },
+    /// For tests: whatever SQL.
+    #[cfg(test)]
+    Execute {
+        sql: String,
+        answer: Answer<()>,
+    },
 }
 
 /// A commit in the queue.
@@ -136,6 +145,11 @@ impl Writer {
                         // Whoever asked may have gone.
                         drop(answer.send(result));
                     }
+                    #[cfg(test)]
+                    Job::Execute { sql, answer } => {
+                        let result = self.connection.query_row(&sql, [], |_| Ok(()));
+                        drop(answer.send(result.map_err(fault::meaning)));
+                    }
                 }
             }
             self.keep_house();
@@ -174,7 +188,7 @@ impl Writer {
                     size += job.size;
                     jobs.push(job);
                 }
-                Ok(job @ Job::Compact { .. }) => other = Some(job),
+                Ok(job) => other = Some(job),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
