@@ -11,6 +11,7 @@
 
 pub mod digest;
 pub mod manifest;
+pub mod pack;
 pub mod process;
 pub mod tree;
 pub mod users;
