@@ -1,0 +1,153 @@
+//! Instances that an earlier server left running: those that are still wanted are taken over, the
+//! others are drained, and what ended meanwhile is told.
+
+use minato_model::{
+    digest::Digest,
+    ids::{InstanceId, NodeName, ReleaseKey},
+    inventory::{Instance, InstanceState},
+    node::{Life, Phases},
+    time::Moment,
+};
+use minato_runtime::{
+    ids::RANGE,
+    spec::{Ended, Held, HeldState},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    decide::DrainCause,
+    life::{Birth, By, describe, fault_of},
+    node::{Keeper, Node},
+    table::{Orders, Phase, Record, Table},
+};
+
+/// What the keeper keeps of an instance for a later server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tag {
+    release: ReleaseKey,
+    hash: String,
+    image: Digest,
+    port: u16,
+    started_at: Moment,
+    asked_by: String,
+}
+
+impl Tag {
+    pub(crate) fn of(record: &Record, hash: &str) -> Self {
+        Self {
+            release: record.release.clone(),
+            hash: hash.to_owned(),
+            image: record.image.clone(),
+            port: record.port,
+            started_at: record.started_at,
+            asked_by: record.asked_by.clone(),
+        }
+    }
+
+    /// As the keeper keeps it.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+/// Enters what the keeper holds into the table. The slices must be known.
+pub(crate) fn adopt(node: &Node, keeper: &Keeper, held: Vec<Held>) -> Vec<Birth> {
+    let mut births = Vec::new();
+    for held in held {
+        let tag = serde_json::from_slice::<Tag>(&held.tag).ok();
+        match (held.state.clone(), tag) {
+            (HeldState::Ended(end), tag) => ended(node, keeper, &held, tag, &end),
+            (HeldState::Running, Some(tag)) => births.extend(running(node, keeper, &held, tag)),
+            // Half-started, or by another version: of no use.
+            (HeldState::Parked | HeldState::Running, _) => {
+                tracing::info!(instance = %held.instance, "sandbox without use killed");
+                if let Err(error) = keeper.client.kill(&held.instance) {
+                    tracing::warn!(%error, instance = %held.instance, "sandbox without use not killed");
+                }
+            }
+        }
+    }
+    births
+}
+
+/// Takes an instance over; if no slice wants it, to drain it.
+fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth> {
+    let mut table = node.table();
+    let wanted = is_wanted(&table, &tag);
+    let [.., c, d] = held.address.octets();
+    let offset = u32::from(u16::from_be_bytes([c, d]));
+    let range = held.id_range_start.checked_sub(keeper.ids.first).map_or(u32::MAX, |above| above / RANGE);
+    // Another plan or other ranges than now: it lies outside of what is lent, and nobody gets it.
+    table.offsets.take(offset);
+    table.ranges.take(range);
+    let drain = (!wanted).then_some(DrainCause::Retired);
+    let (sender, orders) = watch::channel(Orders { drain, ..Orders::default() });
+    let record = Record {
+        id: held.instance.clone(),
+        release: tag.release.clone(),
+        image: tag.image,
+        port: tag.port,
+        address: held.address,
+        offset,
+        range,
+        log: held.log.clone(),
+        phase: Phase::Starting,
+        reason: "it runs since before the server started, and is being adopted".to_owned(),
+        pid: Some(held.pid),
+        started_at: tag.started_at,
+        begun: Instant::now(),
+        asked_by: tag.asked_by,
+        phases: Phases::default(),
+        findings: Vec::new(),
+        orders: sender,
+    };
+    table.instances.insert(held.instance.clone(), record);
+    Some(Birth { id: held.instance.clone(), key: tag.release, orders, by: By::Adoption { pid: held.pid } })
+}
+
+fn is_wanted(table: &Table, tag: &Tag) -> bool {
+    let slice = table.slices.get(&tag.release.service);
+    let share = slice.and_then(|slice| slice.share(tag.release.number));
+    share.is_some_and(|share| share.max > 0 && share.release.hash == tag.hash)
+}
+
+/// Tells what nobody was there to be told.
+fn ended(node: &Node, keeper: &Keeper, held: &Held, tag: Option<Tag>, end: &Ended) {
+    if let Some(tag) = tag {
+        let fault = fault_of(end);
+        let reason = format!("{}, while no server was there", fault.reason);
+        let data = serde_json::json!({ "code": fault.code, "ended_at": Moment(end.at_ms) });
+        node.record("instance_failed", &tag.release, &held.instance, &reason, data);
+        node.table().remember(life(&node.name, &held.instance, tag, reason, end));
+    }
+    if let Err(error) = keeper.client.forget(&held.instance) {
+        tracing::warn!(%error, instance = %held.instance, "end not forgotten by the keeper");
+    }
+}
+
+fn life(node: &NodeName, id: &InstanceId, tag: Tag, reason: String, end: &Ended) -> Life {
+    let instance = Instance {
+        id: id.clone(),
+        app: tag.release.service.app,
+        service: tag.release.service.service,
+        release: tag.release.number,
+        image: tag.image,
+        state: InstanceState::Failed,
+        reason,
+        address: None,
+        node: node.clone(),
+        pid: None,
+        started_at: tag.started_at,
+        requests: 0,
+        in_flight: 0,
+    };
+    Life {
+        instance,
+        asked_by: tag.asked_by,
+        phases: Phases::default(),
+        end: Some(describe(end)),
+        last_lines: Vec::new(),
+        findings: Vec::new(),
+    }
+}

@@ -1,0 +1,213 @@
+//! The node's journal: its last events in memory, and in files that survive a restart.
+//!
+//! Recording never waits for the disk: a thread of its own writes, and what it can't take in time
+//! is missing in the file only. Numbers rise by one and continue after a restart.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+};
+
+use minato_model::{
+    BoxFuture,
+    event::{Event, Journal},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// How many events are kept in memory, and so can be read.
+const KEPT: usize = 10_000;
+/// A file of this size is set aside; the one set aside before it is removed.
+const FILE_MAX: u64 = 8 << 20;
+/// Events on their way to the file: some seconds of a node in trouble.
+const UNWRITTEN: usize = 4_096;
+
+/// Why the journal can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal {path} can't be opened")]
+pub struct OpenError {
+    /// Which file or folder.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// A journal in files: `events.ndjson`, and `events.ndjson.1` with what was before it.
+#[derive(Debug)]
+pub struct FileJournal {
+    ring: Mutex<Ring>,
+    last: watch::Sender<u64>,
+    lines: Option<SyncSender<String>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    events: VecDeque<(u64, Event)>,
+    last: u64,
+}
+
+/// A line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line<E> {
+    seq: u64,
+    #[serde(flatten)]
+    event: E,
+}
+
+impl FileJournal {
+    /// Opens the journal in a folder, which is made if it isn't there, and reads what is kept.
+    /// A line that was torn by a crash is left out.
+    ///
+    /// # Errors
+    /// The folder or a file can't be opened or read.
+    pub fn open(folder: &Path) -> Result<Arc<Self>, OpenError> {
+        let path = folder.join("events.ndjson");
+        let failed = |source| OpenError { path: path.clone(), source };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let mut ring = Ring::default();
+        ring.read(&before(&path)).map_err(failed)?;
+        let torn = ring.read(&path).map_err(failed)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+        if torn {
+            file.write_all(b"\n").map_err(failed)?;
+        }
+        let (lines, receiver) = sync_channel(UNWRITTEN);
+        let writer = Writer { size: file.metadata().map_err(failed)?.len(), file, path: path.clone() };
+        let writer = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer.run(&receiver))
+            .map_err(failed)?;
+        let last = watch::Sender::new(ring.last);
+        Ok(Arc::new(Self { ring: Mutex::new(ring), last, lines: Some(lines), writer: Some(writer) }))
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for FileJournal {
+    fn drop(&mut self) {
+        drop(self.lines.take());
+        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the journal's writer panicked");
+        }
+    }
+}
+
+impl Journal for FileJournal {
+    fn record(&self, event: Event) {
+        let mut ring = self.ring();
+        let seq = ring.last + 1;
+        match serde_json::to_string(&Line { seq, event: &event }) {
+            Ok(mut line) => {
+                line.push('\n');
+                // Sent under the lock, so that the file has the ring's order.
+                if self.lines.as_ref().is_some_and(|lines| lines.try_send(line).is_err()) {
+                    tracing::warn!(seq, "event not written to the journal's file");
+                }
+            }
+            Err(error) => tracing::error!(%error, seq, "event can't be written as JSON"),
+        }
+        ring.push(seq, event);
+        drop(ring);
+        self.last.send_replace(seq);
+    }
+
+    fn read(&self, after: Option<u64>, limit: usize) -> Vec<(u64, Event)> {
+        let ring = self.ring();
+        let from = match after {
+            Some(after) => ring.events.partition_point(|(seq, _)| *seq <= after),
+            None => ring.events.len().saturating_sub(limit),
+        };
+        ring.events.iter().skip(from).take(limit).cloned().collect()
+    }
+
+    fn grown(&self, above: u64) -> BoxFuture<'_, ()> {
+        let mut last = self.last.subscribe();
+        Box::pin(async move {
+            if last.wait_for(|last| *last > above).await.is_err() {
+                // The journal is gone, which its borrower rules out: nothing can grow any more.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+impl Ring {
+    fn push(&mut self, seq: u64, event: Event) {
+        if self.events.len() == KEPT {
+            self.events.pop_front();
+        }
+        self.events.push_back((seq, event));
+        self.last = seq;
+    }
+
+    /// Adds what a file holds; whether its last line was torn.
+    fn read(&mut self, path: &Path) -> io::Result<bool> {
+        let mut reader = match File::open(path) {
+            Ok(file) => BufReader::new(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if reader.read_until(b'\n', &mut line)? == 0 {
+                return Ok(false);
+            }
+            if !line.ends_with(b"\n") {
+                return Ok(true);
+            }
+            match serde_json::from_slice::<Line<Event>>(&line) {
+                Ok(Line { seq, event }) if seq > self.last => self.push(seq, event),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, path = %path.display(), "journal line not readable"),
+            }
+        }
+    }
+}
+
+/// What the thread owns.
+struct Writer {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+impl Writer {
+    fn run(mut self, lines: &Receiver<String>) {
+        while let Ok(line) = lines.recv() {
+            if let Err(error) = self.write(&line) {
+                tracing::warn!(%error, path = %self.path.display(), "journal not written");
+            }
+        }
+    }
+
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        if self.size >= FILE_MAX {
+            fs::rename(&self.path, before(&self.path))?;
+            self.file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+            self.size = 0;
+        }
+        self.file.write_all(line.as_bytes())?;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+}
+
+fn before(path: &Path) -> PathBuf {
+    path.with_extension("ndjson.1")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! How an instance is while it serves: its health check, and what the edge found suspicious. Who is
+//! not well leaves routing and is left alive; who stays so is replaced.
+
+use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use minato_model::{
+    code::Code,
+    ids::{InstanceId, ReleaseKey},
+    manifest::Health,
+    route::Endpoint,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{
+    backoff::WELL,
+    decide::DrainCause,
+    life::{Fault, Stop},
+    node::Node,
+    start,
+    table::{Orders, Phase},
+};
+
+/// After so many failures in a row it leaves routing.
+const FAILURES: u32 = 2;
+/// Who is out of routing for so long is replaced.
+const UNHEALTHY_MAX: Duration = Duration::from_secs(30);
+/// How often one that is out of routing is looked at, and at most how long a check may take.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the service has a health check by now.
+const NONE: Duration = Duration::from_secs(5);
+/// The pauses between the checks of a start: from the first to the longest.
+const FIRST: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
+
+/// Why a health check isn't well.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckError {
+    #[error("it doesn't answer")]
+    Io(#[from] io::Error),
+    #[error("it doesn't answer within {0:?}")]
+    Timeout(Duration),
+    #[error("it answers `{0}`")]
+    Answer(String),
+}
+
+/// The checks of a start: until the first that is well.
+pub(crate) async fn first(
+    node: &Node,
+    key: &ReleaseKey,
+    address: Ipv4Addr,
+    port: u16,
+    deadline: Instant,
+    orders: &mut watch::Receiver<Orders>,
+) -> Result<(), Stop> {
+    let Some(health) = configured(node, key) else { return Ok(()) };
+    let (mut pause, longest) = FIRST;
+    loop {
+        let Err(error) = ask(address, port, &health).await else { return Ok(()) };
+        if Instant::now() >= deadline {
+            let reason = format!("it listens, but its health check {} is not well: {error}", health.path);
+            return Err(Stop::Fault(Fault::new(Code::Unhealthy, reason)));
+        }
+        start::pause_for(pause, orders).await?;
+        pause = longest.min(pause * 2);
+    }
+}
+
+/// Watches an instance that serves, until it ends or is told to.
+pub(crate) async fn serve(
+    node: &Arc<Node>,
+    id: &InstanceId,
+    key: &ReleaseKey,
+    orders: &mut watch::Receiver<Orders>,
+) -> Stop {
+    let mut watched = Watched::new(node, id, key, orders.borrow().suspected);
+    let well = Instant::now() + WELL;
+    let mut is_well = false;
+    loop {
+        let (ended, suspected) = {
+            let now = orders.borrow_and_update();
+            (now.ended.is_some() || now.drain.is_some(), now.suspected)
+        };
+        if ended {
+            return start::stop_of(orders);
+        }
+        if watched.suspected != suspected {
+            watched.suspected = suspected;
+            watched.examine(true).await;
+        }
+        if watched.unhealthy.is_some_and(|since| since.elapsed() >= UNHEALTHY_MAX) {
+            return Stop::Drain(DrainCause::Unhealthy);
+        }
+        let next = watched.next();
+        tokio::select! {
+            changed = orders.changed() => if changed.is_err() {
+                return Stop::Drain(DrainCause::Retired);
+            },
+            () = sleep_until(next) => watched.examine(false).await,
+            () = sleep_until(well), if !is_well => {
+                is_well = true;
+                if let Some(state) = node.table().releases.get_mut(key) {
+                    state.backoff.well();
+                }
+            }
+        }
+    }
+}
+
+/// An instance under watch.
+struct Watched<'a> {
+    node: &'a Arc<Node>,
+    id: &'a InstanceId,
+    key: &'a ReleaseKey,
+    /// How often it had been suspected when it was last looked at.
+    suspected: u32,
+    failures: u32,
+    unhealthy: Option<Instant>,
+    looked: Instant,
+}
+
+impl<'a> Watched<'a> {
+    fn new(node: &'a Arc<Node>, id: &'a InstanceId, key: &'a ReleaseKey, suspected: u32) -> Self {
+        Self { node, id, key, suspected, failures: 0, unhealthy: None, looked: Instant::now() }
+    }
+
+    /// When it is to be looked at next.
+    fn next(&self) -> Instant {
+        let every = configured(self.node, self.key).map_or(NONE, |health| health.every);
+        self.looked + if self.unhealthy.is_some() { every.min(RETRY) } else { every }
+    }
+
+    /// Looks at it once. One that the edge suspects is looked at closely, and leaves at the first
+    /// failure: a request has failed already.
+    async fn examine(&mut self, closely: bool) {
+        let result = self.look(closely || self.unhealthy.is_some()).await;
+        self.looked = Instant::now();
+        match result {
+            Ok(()) => {
+                self.failures = 0;
+                if self.unhealthy.take().is_some() {
+                    self.readmit();
+                }
+            }
+            Err(reason) => {
+                self.failures += 1;
+                if self.unhealthy.is_none() && (closely || self.failures >= FAILURES) {
+                    self.unhealthy = Some(Instant::now());
+                    self.withdraw(&reason).await;
+                }
+            }
+        }
+    }
+
+    async fn look(&self, closely: bool) -> Result<(), String> {
+        let known = self.node.table().instances.get(self.id).map(|r| (r.pid, r.address, r.port));
+        let Some((Some(pid), address, port)) = known else { return Err("it has no process".to_owned()) };
+        if closely {
+            match start::look(pid, address, port).await {
+                Some(true) => {}
+                Some(false) => return Err(format!("it doesn't listen on port {port} any more")),
+                None => return Err("its process is gone".to_owned()),
+            }
+        }
+        let Some(health) = configured(self.node, self.key) else { return Ok(()) };
+        let checked = ask(address, port, &health).await;
+        checked.map_err(|error| format!("its health check {} is not well: {error}", health.path))
+    }
+
+    async fn withdraw(&self, reason: &str) {
+        self.enter(Phase::Unhealthy { since: Instant::now() }, reason);
+        self.node.routing.withdraw(self.id).await;
+        self.node.record("instance_unhealthy", self.key, self.id, reason, serde_json::Value::Null);
+        self.node.signals.changed(&self.key.service);
+    }
+
+    fn readmit(&self) {
+        let reason = "it is well again, and requests go to it";
+        self.enter(Phase::Ready { since: Instant::now() }, reason);
+        let place = self.node.table().instances.get(self.id).map(|record| (record.address, record.port));
+        let Some((address, port)) = place else { return };
+        let (instance, release) = (self.id.clone(), self.key.clone());
+        self.node.routing.admit(Endpoint { instance, release, address, port, cold: None });
+        self.node.record("instance_healthy", self.key, self.id, reason, serde_json::Value::Null);
+        self.node.signals.changed(&self.key.service);
+    }
+
+    fn enter(&self, phase: Phase, reason: &str) {
+        if let Some(record) = self.node.table().instances.get_mut(self.id) {
+            record.phase = phase;
+            reason.clone_into(&mut record.reason);
+        }
+    }
+}
+
+fn configured(node: &Node, key: &ReleaseKey) -> Option<Health> {
+    node.table().slices.get(&key.service).and_then(|slice| slice.health.clone())
+}
+
+/// Asks once.
+async fn ask(address: Ipv4Addr, port: u16, health: &Health) -> Result<(), CheckError> {
+    let limit = health.every.max(RETRY);
+    timeout(limit, exchange(address, port, &health.path)).await.unwrap_or(Err(CheckError::Timeout(limit)))
+}
+
+async fn exchange(address: Ipv4Addr, port: u16, path: &str) -> Result<(), CheckError> {
+    let mut stream = TcpStream::connect((address, port)).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}:{port}\r\nUser-Agent: minato-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    // The status line is all that counts.
+    let mut head = [0_u8; 256];
+    let mut filled = 0;
+    while let Some(rest) = head.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let read = stream.read(rest).await?;
+        filled += read;
+        if read == 0 || head.iter().take(filled).any(|byte| *byte == b'\n') {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(head.get(..filled).unwrap_or_default()).into_owned();
+    let line = text.lines().next().unwrap_or_default();
+    let mut words = line.split_ascii_whitespace();
+    match (words.next(), words.next()) {
+        (Some(version), Some("200")) if version.starts_with("HTTP/1.") => Ok(()),
+        _ => Err(CheckError::Answer(line.chars().take(80).flat_map(char::escape_debug).collect())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that answers every connection with these bytes and closes.
+    async fn check(answer: &'static str) -> Result<(), CheckError> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 1024];
+            let read = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..read]).into_owned()
+        });
+        let health = Health { path: "/healthz".to_owned(), every: Duration::from_secs(2) };
+        let result = ask(Ipv4Addr::LOCALHOST, port, &health).await;
+        assert!(served.await.unwrap().starts_with("GET /healthz HTTP/1.1\r\n"));
+        result
+    }
+
+    #[tokio::test]
+    async fn only_200_is_well() {
+        assert!(check("HTTP/1.1 200 OK\r\n\r\n").await.is_ok());
+        assert!(check("HTTP/1.0 200\n\n").await.is_ok());
+        for answer in ["HTTP/1.1 503 Busy\r\n\r\n", "", "hello", "HTTP/2 200\r\n"] {
+            let error = check(answer).await.unwrap_err().to_string();
+            assert!(error.starts_with("it answers `"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The connection to the keeper: what it tells goes to the instances' tasks; if it is gone, so are
+//! its instances, and another is started.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, Weak, mpsc::Receiver},
+    time::Duration,
+};
+
+use minato_model::ids::InstanceId;
+use minato_runtime::{
+    keeper::{Client, Config, Connection, KeeperError},
+    spec::{Ended, Event, Held, Status},
+};
+use tokio::time::sleep;
+
+use crate::{
+    adopt, life,
+    node::{Keeper, Node},
+    prepare::whole,
+    rotation::Rotation,
+};
+
+/// Between tries to start a keeper.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Connects, and hands on what the keeper tells; what it held before.
+pub(crate) async fn connect(node: &Arc<Node>, config: Config) -> Result<Vec<Held>, KeeperError> {
+    let connecting = config.clone();
+    let connection = tokio::task::spawn_blocking(move || Client::connect_or_spawn(&connecting)).await;
+    let Connection { client, held, ids, events } = connection.unwrap_or(Err(KeeperError::Gone))?;
+    {
+        let mut table = node.table();
+        table.ranges = Rotation::new(0..ids.ranges);
+    }
+    *node.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(Keeper { client, ids });
+    // It waits in a thread of its own for as long as the keeper is there.
+    let (weak, runtime) = (Arc::downgrade(node), tokio::runtime::Handle::current());
+    let spawned = std::thread::Builder::new()
+        .name("keeper-events".to_owned())
+        .spawn(move || listen(&weak, &runtime, &events, config));
+    spawned.map_err(KeeperError::Io)?;
+    Ok(held)
+}
+
+fn listen(node: &Weak<Node>, runtime: &tokio::runtime::Handle, events: &Receiver<Event>, config: Config) {
+    loop {
+        let event = events.recv().unwrap_or(Event::KeeperGone);
+        let Some(node) = node.upgrade() else { return };
+        match event {
+            Event::Ended(end) => ended(&node, end),
+            Event::KeeperGone => {
+                gone(&node);
+                if !node.over.is_cancelled() {
+                    node.tasks.spawn_on(again(Arc::clone(&node), config), runtime);
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// An instance ended: its task knows what that means.
+fn ended(node: &Node, end: Ended) {
+    let id = end.instance.clone();
+    if node.order(&id, |orders| orders.ended = Some(end)) {
+        return;
+    }
+    // A sandbox that was killed at the adoption, or the late end of one that was given up.
+    if let Some(keeper) = node.keeper()
+        && let Err(error) = keeper.client.forget(&id)
+    {
+        tracing::debug!(%error, instance = %id, "end not forgotten by the keeper");
+    }
+}
+
+/// The keeper is gone, and its instances with it.
+fn gone(node: &Node) {
+    *node.keeper.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    let running: Vec<InstanceId> = node.table().instances.keys().cloned().collect();
+    if node.over.is_cancelled() || node.table().stopping {
+        tracing::debug!("keeper ended");
+    } else {
+        tracing::error!(instances = running.len(), "keeper is gone: its instances are replaced");
+    }
+    for id in running {
+        let end = Ended { instance: id.clone(), status: Status::Signal(9), oom: false, at_ms: node.now().0 };
+        if let Some(record) = node.table().instances.get_mut(&id) {
+            record.findings.push("the keeper was gone, and its instances with it".to_owned());
+        }
+        node.order(&id, |orders| {
+            orders.ended.get_or_insert(end);
+        });
+    }
+}
+
+/// Starts another keeper.
+async fn again(node: Arc<Node>, config: Config) {
+    while !node.over.is_cancelled() {
+        // What the old one had lent is given back before numbers of another range are lent.
+        let empty = node.table().instances.is_empty();
+        if empty {
+            // Boxed: it leads back here when that keeper is gone too.
+            let connected: minato_model::BoxFuture<'_, _> = Box::pin(connect(&node, config.clone()));
+            match connected.await {
+                Ok(held) => {
+                    let Some(keeper) = node.keeper() else { return };
+                    for birth in adopt::adopt(&node, &keeper, held) {
+                        node.tasks.spawn(life::live(Arc::clone(&node), birth));
+                    }
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(error = %whole(&error), "keeper can't be started; trying again")
+                }
+            }
+        }
+        tokio::select! {
+            () = node.over.cancelled() => return,
+            () = sleep(if empty { RETRY } else { RETRY / 20 }) => {}
+        }
+    }
+}
+
+/// Which keeper is this node's.
+pub(crate) fn config(data: PathBuf, id: String, exe: PathBuf) -> Config {
+    Config { data, id, exe }
+}

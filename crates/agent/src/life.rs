@@ -1,0 +1,268 @@
+//! One instance from its beginning to its end: a task of its own, which alone changes where the
+//! instance stands.
+//!
+//! ```text
+//! begin ──▶ start ──▶ serve (health) ──▶ drain ──▶ finish
+//!             │          └── ended by itself ────────▲
+//!             └── failed, or not wanted any more ─────┘
+//! ```
+
+use std::sync::Arc;
+
+use minato_model::{
+    code::Code,
+    ids::{InstanceId, ReleaseKey},
+    inventory::{Failure, InstanceState},
+    node::Phases,
+};
+use minato_runtime::spec::{Ended, Status};
+use serde_json::json;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    backoff::Failed,
+    decide::DrainCause,
+    drain, health, logs,
+    node::Node,
+    prepare::Prepared,
+    start,
+    table::{Orders, Phase, Preparation, Record, Table},
+};
+
+/// What an instance's task begins with.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    pub(crate) id: InstanceId,
+    pub(crate) key: ReleaseKey,
+    pub(crate) orders: watch::Receiver<Orders>,
+    pub(crate) by: By,
+}
+
+/// How an instance comes to be this server's.
+#[derive(Debug)]
+pub(crate) enum By {
+    /// It is started.
+    Start(Arc<Prepared>),
+    /// It runs already.
+    Adoption { pid: u32 },
+}
+
+/// Why an instance doesn't go on.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// It is not wanted any more.
+    Drain(DrainCause),
+    /// It failed.
+    Fault(Fault),
+    /// Its program ended by itself.
+    Ended(Ended),
+}
+
+/// What went wrong.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) code: Code,
+    pub(crate) reason: String,
+}
+
+impl Fault {
+    pub(crate) fn new(code: Code, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+}
+
+impl Birth {
+    /// Enters a new instance into the table. `None`: the release isn't prepared, or no address is free.
+    pub(crate) fn start(node: &Node, table: &mut Table, key: &ReleaseKey, asked_by: &str) -> Option<Self> {
+        let state = table.releases.get(key)?;
+        let Preparation::Prepared(prepared) = &state.preparation else { return None };
+        let (prepared, release) = (Arc::clone(prepared), Arc::clone(&state.release));
+        let id = draw_id()?;
+        let offset = table.offsets.lend()?;
+        let Some(range) = table.ranges.lend() else {
+            table.offsets.give_back(offset);
+            return None;
+        };
+        let (sender, orders) = watch::channel(Orders::default());
+        let record = Record {
+            id: id.clone(),
+            release: key.clone(),
+            image: release.spec.digest.clone(),
+            port: release.spec.port,
+            address: node.plan.at(u16::try_from(offset).unwrap_or(u16::MAX)),
+            offset,
+            range,
+            log: logs::path(&node.data, key, &id),
+            phase: Phase::Starting,
+            reason: format!("started for {asked_by}"),
+            pid: None,
+            started_at: node.now(),
+            begun: Instant::now(),
+            asked_by: asked_by.to_owned(),
+            phases: Phases::default(),
+            findings: Vec::new(),
+            orders: sender,
+        };
+        table.instances.insert(id.clone(), record);
+        Some(Self { id, key: key.clone(), orders, by: By::Start(prepared) })
+    }
+}
+
+/// Ten characters of a-z and 0-9, the first a letter; `None`: the system has no random numbers.
+fn draw_id() -> Option<InstanceId> {
+    const SIGNS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut random = [0_u8; 10];
+    getrandom::fill(&mut random).ok()?;
+    let sign = |(index, byte): (usize, &u8)| {
+        let signs = if index == 0 { 26 } else { 36 };
+        SIGNS.get(usize::from(*byte) % signs).map_or('a', |sign| char::from(*sign))
+    };
+    random.iter().enumerate().map(sign).collect::<String>().parse().ok()
+}
+
+/// An instance's life.
+pub(crate) async fn live(node: Arc<Node>, birth: Birth) {
+    let Birth { id, key, mut orders, by } = birth;
+    let adopted = matches!(by, By::Adoption { .. });
+    let begun = match by {
+        By::Start(prepared) => start::start(&node, &id, &key, &prepared, &mut orders).await,
+        By::Adoption { pid } => start::adopt(&node, &id, &key, pid, &mut orders).await,
+    };
+    let stop = match begun {
+        Ok(()) => health::serve(&node, &id, &key, &mut orders).await,
+        Err(stop) => stop,
+    };
+    let how = match node.table().instances.get(&id).map(|record| record.phase) {
+        Some(Phase::Ready { since } | Phase::Unhealthy { since }) => Failed::Ready(since.elapsed()),
+        _ if adopted => Failed::Ready(std::time::Duration::ZERO),
+        _ => Failed::Start,
+    };
+    match stop {
+        Stop::Drain(cause) => {
+            let end = drain::drain(&node, &id, &key, cause, &mut orders).await;
+            finish(&node, &id, &key, None, end).await;
+        }
+        Stop::Fault(fault) => {
+            node.routing.withdraw(&id).await;
+            note_failure(&node, &id, &key, &fault, how);
+            let end = drain::kill(&node, &id, &mut orders).await;
+            finish(&node, &id, &key, Some(fault), end).await;
+        }
+        Stop::Ended(end) => {
+            node.routing.withdraw(&id).await;
+            let fault = fault_of(&end);
+            note_failure(&node, &id, &key, &fault, how);
+            finish(&node, &id, &key, Some(fault), Some(end)).await;
+        }
+    }
+}
+
+/// From here on the instance counts no more, and its replacement may start.
+fn note_failure(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, fault: &Fault, how: Failed) {
+    let at = node.now();
+    let mut table = node.table();
+    let Some(record) = table.instances.get_mut(id) else { return };
+    record.phase = Phase::Draining;
+    record.reason.clone_from(&fault.reason);
+    let begun = record.begun;
+    let reason = fault.reason.clone();
+    let failure = Failure { instance: id.clone(), code: fault.code, reason, at, in_a_row: 0, next: None };
+    let Some(state) = table.releases.get_mut(key) else { return };
+    state.replacing = true;
+    state.refused = false;
+    let wait = state.backoff.failed(failure, how, begun, Instant::now());
+    let in_a_row = state.backoff.failing().map_or(0, |failing| failing.in_a_row);
+    drop(table);
+    node.signals.changed(&key.service);
+    if !wait.is_zero() {
+        node.changed_after(&key.service, wait);
+    }
+    let data = json!({ "code": fault.code, "in_a_row": in_a_row, "wait_ms": wait.as_millis() });
+    node.record("instance_failed", key, id, &fault.reason, data);
+}
+
+/// The instance is gone: everything that it had is given back, its story is kept.
+async fn finish(
+    node: &Arc<Node>,
+    id: &InstanceId,
+    key: &ReleaseKey,
+    fault: Option<Fault>,
+    end: Option<Ended>,
+) {
+    let traffic = node.routing.traffic(id);
+    node.routing.forget(id);
+    // Of one that stopped as it should the log is read when somebody asks.
+    let log = node.table().instances.get(id).map(|record| record.log.clone());
+    let last_lines = match log.filter(|_| fault.is_some()) {
+        Some(log) => logs::last_lines(log).await,
+        None => Vec::new(),
+    };
+    if end.is_none() {
+        // Its address stays lent: what still has it may still use it.
+        tracing::error!(instance = %id, "instance killed, but its end was never reported");
+    }
+    let mut table = node.table();
+    if let Some(record) = table.instances.remove(id) {
+        let mut instance = record.seen(&node.name, traffic);
+        instance.state = if fault.is_some() { InstanceState::Failed } else { InstanceState::Stopped };
+        instance.address = None;
+        instance.pid = None;
+        if end.is_some() {
+            table.offsets.give_back(record.offset);
+            table.ranges.give_back(record.range);
+        }
+        table.remember(record.life(instance, end.as_ref().map(describe), last_lines));
+    }
+    drop(table);
+    if let (Some(keeper), Some(_)) = (node.keeper(), &end)
+        && let Err(error) = keeper.client.forget(id)
+    {
+        tracing::debug!(%error, instance = %id, "end not forgotten by the keeper");
+    }
+    if fault.is_none() {
+        let reason = end.as_ref().map_or_else(|| "it was killed".to_owned(), describe);
+        node.record("instance_stopped", key, id, &reason, serde_json::Value::Null);
+    }
+    node.signals.changed(&key.service);
+    logs::sweep(node, key);
+}
+
+/// What it means that a program ended by itself.
+pub(crate) fn fault_of(end: &Ended) -> Fault {
+    let code = match end.status {
+        _ if end.oom => Code::OutOfMemory,
+        Status::Exit(_) => Code::Exited,
+        Status::Signal(_) => Code::Killed,
+    };
+    Fault::new(code, describe(end))
+}
+
+/// How a program ended, for people.
+pub(crate) fn describe(end: &Ended) -> String {
+    match end.status {
+        _ if end.oom => "it needed more memory than it may use, and was killed".to_owned(),
+        Status::Exit(status) => format!("it exited with status {status}"),
+        Status::Signal(signal) => format!("signal {signal} ended it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_names_of_ten_characters() {
+        for _ in 0..100 {
+            assert_eq!(draw_id().unwrap().as_str().len(), 10);
+        }
+    }
+
+    #[test]
+    fn ends_are_told_apart() {
+        let id = draw_id().unwrap();
+        let end = |status, oom| fault_of(&Ended { instance: id.clone(), status, oom, at_ms: 0 }).code;
+        assert_eq!(end(Status::Exit(0), false), Code::Exited);
+        assert_eq!(end(Status::Signal(9), false), Code::Killed);
+        assert_eq!(end(Status::Signal(9), true), Code::OutOfMemory);
+    }
+}

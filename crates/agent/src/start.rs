@@ -1,0 +1,378 @@
+//! The one way in which an instance is started, whoever asked for it: a sandbox, one message to its
+//! parked init, and looking until it listens and is well.
+
+use std::{fs::File, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+
+use minato_model::{
+    code::Code,
+    ids::{InstanceId, ReleaseKey},
+    node::Phases,
+    route::Endpoint,
+};
+use minato_network::{Listening, Probe};
+use minato_runtime::{
+    keeper::{Client, MakeError},
+    sandbox::StartError,
+    spec::{Ended, Limits, SandboxSpec, Start, Status},
+};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    adopt::Tag,
+    decide::DrainCause,
+    drain, health,
+    life::{Fault, Stop, fault_of},
+    node::Node,
+    prepare::{Prepared, whole},
+    table::{Orders, Phase},
+};
+
+/// From the beginning of a start until the instance must listen and be well.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// Who has listened on loopback only for so long means it.
+const LOOPBACK_MAX: Duration = Duration::from_secs(2);
+/// At first it is looked every millisecond, this long.
+const EAGER: Duration = Duration::from_millis(100);
+/// Then with pauses of at most this.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// The size at which a log file is turned over.
+const LOG_MAX: u64 = 8 << 20;
+
+/// What a sandbox is made of and what runs in it.
+struct Plan {
+    client: Client,
+    sandbox: SandboxSpec,
+    start: Start,
+    begun: Instant,
+}
+
+/// What a start has come to.
+struct Launched {
+    pid: u32,
+    phases: Phases,
+    probe: Option<Probe>,
+}
+
+/// Starts an instance that the table has, until requests go to it.
+pub(crate) async fn start(
+    node: &Arc<Node>,
+    id: &InstanceId,
+    key: &ReleaseKey,
+    prepared: &Prepared,
+    orders: &mut watch::Receiver<Orders>,
+) -> Result<(), Stop> {
+    let plan = plan(node, id, key, prepared).map_err(|fault| unmade(node, id, Stop::Fault(fault)))?;
+    let (address, begun) = (plan.sandbox.address, plan.begun);
+    let slot = tokio::select! {
+        slot = node.slots.acquire() => slot,
+        stop = unwanted(orders) => return Err(unmade(node, id, stop)),
+    };
+    node.routing.introduce(id, &key.service, address);
+    let asked_by = node.table().instances.get(id).map(|record| record.asked_by.clone());
+    node.record("instance_starting", key, id, "its sandbox is made", json!({ "asked_by": asked_by }));
+    let launched = tokio::task::spawn_blocking(move || launch(plan)).await;
+    // What the program does now takes as long as it takes: others may start.
+    drop(slot);
+    let launched = match launched {
+        Ok(Ok(launched)) => launched,
+        Ok(Err(NotLaunched::Make(error))) => {
+            return Err(unmade(node, id, Stop::Fault(Fault::new(Code::NodeFault, whole(&error)))));
+        }
+        Ok(Err(NotLaunched::Start(error))) => return Err(start_fault(error, orders).await),
+        Err(panicked) => return Err(Stop::Fault(Fault::new(Code::NodeFault, panicked.to_string()))),
+    };
+    if let Some(record) = node.table().instances.get_mut(id) {
+        record.pid = Some(launched.pid);
+        record.phases = launched.phases;
+        "waiting until it listens".clone_into(&mut record.reason);
+    }
+    until_ready(node, id, key, launched, begun, orders).await
+}
+
+/// Takes over an instance that an earlier server started.
+pub(crate) async fn adopt(
+    node: &Arc<Node>,
+    id: &InstanceId,
+    key: &ReleaseKey,
+    pid: u32,
+    orders: &mut watch::Receiver<Orders>,
+) -> Result<(), Stop> {
+    let Some(address) = node.table().instances.get(id).map(|record| record.address) else {
+        return Err(Stop::Fault(Fault::new(Code::NodeFault, "it isn't in the node's table")));
+    };
+    node.routing.introduce(id, &key.service, address);
+    let probe = tokio::task::spawn_blocking(move || open_probe(pid, address)).await.ok().flatten();
+    let phases = node.table().instances.get(id).map(|record| record.phases).unwrap_or_default();
+    until_ready(node, id, key, Launched { pid, phases, probe }, Instant::now(), orders).await
+}
+
+/// Waits until the instance listens and is well, then lets requests go to it.
+async fn until_ready(
+    node: &Arc<Node>,
+    id: &InstanceId,
+    key: &ReleaseKey,
+    launched: Launched,
+    begun: Instant,
+    orders: &mut watch::Receiver<Orders>,
+) -> Result<(), Stop> {
+    let Launched { pid, mut phases, probe } = launched;
+    let Some((address, port)) = node.table().instances.get(id).map(|record| (record.address, record.port))
+    else {
+        return Err(Stop::Fault(Fault::new(Code::NodeFault, "it isn't in the node's table")));
+    };
+    let deadline = Instant::now() + READY_MAX;
+    let Some(probe) = probe else { return Err(vanished(orders).await) };
+    let listening = listening(probe, pid, port, deadline, orders).await;
+    if matches!(&listening, Err(Stop::Fault(fault)) if fault.code == Code::ListensOnLoopback)
+        && let Some(record) = node.table().instances.get_mut(id)
+    {
+        record
+            .findings
+            .push(format!("it listens on port {port} of 127.0.0.1 only: make it listen on 0.0.0.0"));
+    }
+    listening?;
+    health::first(node, key, address, port, deadline, orders).await?;
+    let cold = phases.executed.is_some() && phases.listening.is_none();
+    if cold {
+        phases.listening = Some(milliseconds(begun.elapsed()));
+    }
+    admit(node, id, key, phases, cold);
+    Ok(())
+}
+
+/// Lets requests go to an instance, and says so.
+fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, cold: bool) {
+    let Some((address, port)) = node.table().instances.get(id).map(|record| (record.address, record.port))
+    else {
+        return;
+    };
+    let cold_phases = cold.then_some(phases);
+    node.routing.admit(Endpoint {
+        instance: id.clone(),
+        release: key.clone(),
+        address,
+        port,
+        cold: cold_phases,
+    });
+    let mut table = node.table();
+    let mut asked_by = String::new();
+    if let Some(record) = table.instances.get_mut(id) {
+        record.phase = Phase::Ready { since: Instant::now() };
+        record.phases = phases;
+        "requests go to it".clone_into(&mut record.reason);
+        asked_by.clone_from(&record.asked_by);
+    }
+    if let Some(state) = table.releases.get_mut(key) {
+        state.backoff.ready();
+        (state.replacing, state.refused) = (false, false);
+    }
+    drop(table);
+    node.signals.changed(&key.service);
+    if cold {
+        node.metrics.started(&phases);
+    }
+    let reason = if cold { "it listens, and requests go to it" } else { "it ran already, and was adopted" };
+    node.record("instance_ready", key, id, reason, json!({ "phases": phases, "asked_by": asked_by }));
+}
+
+/// Everything that is known before the start; one look at the table.
+fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> Result<Plan, Fault> {
+    let gone = |reason: &str| Fault::new(Code::NodeFault, reason);
+    let keeper = node.keeper().ok_or_else(|| gone("the keeper is gone; it is being started again"))?;
+    let table = node.table();
+    let record = table.instances.get(id).ok_or_else(|| gone("it isn't in the node's table"))?;
+    let state = table.releases.get(key).ok_or_else(|| gone("its release is gone"))?;
+    let spec = &state.release.spec;
+    let id_range_start = keeper.ids.range(record.range).ok_or_else(|| gone("no range of ids is left"))?;
+    let recipe = &prepared.recipe;
+    let sandbox = SandboxSpec {
+        instance: id.clone(),
+        address: record.address,
+        plan: node.plan,
+        id_range_start,
+        hostname: id.to_string(),
+        limits: Limits {
+            memory: spec.resources.memory,
+            pids: spec.resources.pids,
+            cpu_millis: spec.resources.cpu_millis,
+            cpu_max_millis: spec.resources.cpu_max_millis,
+        },
+        scratch: spec.resources.scratch,
+        dns: node.plan.gateway(),
+        log: record.log.clone(),
+        log_max: LOG_MAX,
+    };
+    let start = Start {
+        root: prepared.tree.clone(),
+        argv: recipe.argv.clone(),
+        env: recipe.environment(key, record.port, id),
+        cwd: recipe.cwd.clone(),
+        uid: recipe.uid,
+        gid: recipe.gid,
+        groups: recipe.groups.clone(),
+        writable: spec.writable.clone(),
+        scratch: spec.resources.scratch,
+        files: spec.resources.files,
+        init: spec.init,
+        tag: Tag::of(record, &state.release.hash).encode(),
+    };
+    Ok(Plan { client: keeper.client, sandbox, start, begun: record.begun })
+}
+
+enum NotLaunched {
+    Make(MakeError),
+    Start(StartError),
+}
+
+/// The part that blocks: some milliseconds.
+fn launch(plan: Plan) -> Result<Launched, NotLaunched> {
+    let Plan { client, sandbox: spec, start, begun } = plan;
+    let sandbox = client.make(&spec).map_err(NotLaunched::Make)?;
+    let taken = begun.elapsed();
+    let running = sandbox.start(&start).map_err(NotLaunched::Start)?;
+    let since = |micros: u64| Some(milliseconds(taken + Duration::from_micros(micros)));
+    let phases = Phases {
+        taken: Some(milliseconds(taken)),
+        mounted: since(running.phases.mounted),
+        executed: since(running.phases.executed),
+        listening: None,
+    };
+    Ok(Launched { pid: running.pid, phases, probe: open_probe(running.pid, spec.address) })
+}
+
+/// A look into the network of a process; `None`: the process is gone.
+fn open_probe(pid: u32, address: Ipv4Addr) -> Option<Probe> {
+    let namespace = File::open(PathBuf::from(format!("/proc/{pid}/ns/net"))).ok()?;
+    match Probe::open(&namespace, address) {
+        Ok(probe) => Some(probe),
+        Err(error) => {
+            tracing::warn!(error = %whole(&error), pid, "instance's network can't be looked into");
+            None
+        }
+    }
+}
+
+/// Whether a process listens on a port just now; `None`: it is gone.
+pub(crate) async fn look(pid: u32, address: Ipv4Addr, port: u16) -> Option<bool> {
+    let looked = tokio::task::spawn_blocking(move || {
+        open_probe(pid, address).map(|mut probe| matches!(probe.look(port), Ok(Listening::Yes)))
+    });
+    looked.await.ok().flatten().filter(|_| lives(pid))
+}
+
+/// Looks until it listens. The probe, which keeps the instance's network alive, ends with this.
+async fn listening(
+    mut probe: Probe,
+    pid: u32,
+    port: u16,
+    deadline: Instant,
+    orders: &mut watch::Receiver<Orders>,
+) -> Result<(), Stop> {
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    let mut loopback = None;
+    loop {
+        let now = Instant::now();
+        match probe.look(port) {
+            Ok(Listening::Yes) => return Ok(()),
+            Ok(Listening::No) => loopback = None,
+            Ok(Listening::Loopback) => {
+                if now.duration_since(*loopback.get_or_insert(now)) >= LOOPBACK_MAX {
+                    let reason = format!("it listens on port {port} of 127.0.0.1 only");
+                    return Err(Stop::Fault(Fault::new(Code::ListensOnLoopback, reason)));
+                }
+            }
+            Err(error) => tracing::debug!(error = %whole(&error), pid, "instance not looked into"),
+        }
+        if !lives(pid) {
+            drop(probe);
+            return Err(vanished(orders).await);
+        }
+        if now >= deadline {
+            let reason = format!(
+                "nothing listens on port {port} after {} s; $PORT says which port is meant",
+                READY_MAX.as_secs()
+            );
+            return Err(Stop::Fault(Fault::new(Code::NotListening, reason)));
+        }
+        if now.duration_since(begun) >= EAGER {
+            pause = PAUSE_MAX.min(pause * 3 / 2);
+        }
+        pause_for(pause, orders).await?;
+    }
+}
+
+/// A pause that ends early when the instance is told something that ends its start.
+pub(crate) async fn pause_for(pause: Duration, orders: &mut watch::Receiver<Orders>) -> Result<(), Stop> {
+    tokio::select! {
+        () = sleep(pause) => Ok(()),
+        stop = unwanted(orders) => Err(stop),
+    }
+}
+
+/// Whether a process is there and hasn't ended.
+pub(crate) fn lives(pid: u32) -> bool {
+    // `pid (name) state …`, where the name may hold anything: the state follows the last `)`.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| !matches!(rest.trim_start().chars().next(), Some('Z' | 'X')))
+    })
+}
+
+/// The process is gone: the keeper tells how it ended.
+async fn vanished(orders: &mut watch::Receiver<Orders>) -> Stop {
+    match tokio::time::timeout(Duration::from_secs(10), drain::wait(orders, |_| false)).await {
+        Ok(Some(end)) => Stop::Ended(end),
+        Ok(None) | Err(_) => Stop::Fault(Fault::new(
+            Code::NodeFault,
+            "its process is gone, and the keeper doesn't tell how it ended",
+        )),
+    }
+}
+
+/// Resolves when the instance is not to be started any more.
+async fn unwanted(orders: &mut watch::Receiver<Orders>) -> Stop {
+    drain::wait(orders, |orders| orders.drain.is_some()).await;
+    stop_of(orders)
+}
+
+/// Nothing was made: no keeper will ever tell that it ended.
+fn unmade(node: &Node, id: &InstanceId, stop: Stop) -> Stop {
+    let end = Ended { instance: id.clone(), status: Status::Exit(0), oom: false, at_ms: node.now().0 };
+    node.order(id, |orders| orders.ended = Some(end));
+    stop
+}
+
+/// What the orders say to do.
+pub(crate) fn stop_of(orders: &watch::Receiver<Orders>) -> Stop {
+    let orders = orders.borrow();
+    match &orders.ended {
+        Some(end) => Stop::Ended(end.clone()),
+        None => Stop::Drain(orders.drain.unwrap_or(DrainCause::Retired)),
+    }
+}
+
+/// Why the program wasn't executed.
+async fn start_fault(error: StartError, orders: &mut watch::Receiver<Orders>) -> Stop {
+    let code = match &error {
+        StartError::Missing { .. }
+        | StartError::NoInterpreter { .. }
+        | StartError::NotExecutable { .. }
+        | StartError::WrongFormat { .. }
+        | StartError::Directory { .. } => Code::EntrypointMissing,
+        StartError::Root { .. } | StartError::Invalid(_) | StartError::Step { .. } => Code::NodeFault,
+        StartError::Gone => match vanished(orders).await {
+            Stop::Ended(end) if end.oom => return Stop::Fault(fault_of(&end)),
+            _ => Code::NodeFault,
+        },
+    };
+    Stop::Fault(Fault::new(code, whole(&error)))
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}

@@ -1,0 +1,60 @@
+//! The end of the agent: with everything that it runs, or without.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use minato_network::NodeId8;
+use tokio::time::sleep;
+
+use crate::{decide::DrainCause, node::Node, prepare::whole};
+
+/// How often it is looked whether the last instance is gone.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Drains and stops every instance, ends the keeper, and gives everything back.
+pub(crate) async fn stop(node: &Arc<Node>, network: NodeId8, drain: bool) {
+    {
+        let mut table = node.table();
+        table.stopping = true;
+        for record in table.instances.values() {
+            record.orders.send_modify(|orders| {
+                orders.drain.get_or_insert(DrainCause::NodeStopping);
+                orders.hurry |= !drain;
+            });
+        }
+    }
+    // Each instance's own deadlines end its wait.
+    while !node.table().instances.is_empty() {
+        sleep(LOOK).await;
+    }
+    end(node).await;
+    // Taken by the first of several calls.
+    let keeper = node.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let cleaned = tokio::task::spawn_blocking(move || {
+        if let Some(keeper) = keeper
+            && let Err(error) = keeper.client.shutdown()
+        {
+            tracing::warn!(error = %whole(&error), "keeper not ended");
+        }
+        if let Err(error) = minato_network::clean(network) {
+            tracing::warn!(error = %whole(&error), "network not taken away");
+        }
+    });
+    if cleaned.await.is_err() {
+        tracing::error!("giving back panicked");
+    }
+}
+
+/// Ends the agent's own tasks. What runs, runs on.
+pub(crate) async fn leave(node: &Arc<Node>) {
+    node.over.cancel();
+}
+
+/// Ends the loops: the last report is written, and nothing follows the slices any more.
+async fn end(node: &Arc<Node>) {
+    node.over.cancel();
+    node.tasks.close();
+    node.tasks.wait().await;
+}

@@ -1,0 +1,207 @@
+//! What the node knows: what it is told, what runs, and what ran lately. Plain data behind one short
+//! lock; nothing here waits, asks or does.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use minato_model::{
+    code::Code,
+    digest::Digest,
+    ids::{InstanceId, NodeName, ReleaseKey, ServiceKey},
+    inventory::{Instance, InstanceState},
+    node::{Life, Phases},
+    release::Release,
+    routing::Traffic,
+    slice::Slice,
+    time::Moment,
+};
+use minato_runtime::spec::Ended;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{backoff::Backoff, decide::DrainCause, prepare::Prepared, rotation::Rotation};
+
+/// Instances that ended are remembered up to this many, as [`minato_model::node::NodeView`] says.
+const PAST_MAX: usize = 1_000;
+
+/// All that the node knows.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// Slices in force here.
+    pub(crate) slices: BTreeMap<ServiceKey, Arc<Slice>>,
+    /// Releases that a slice names, or that still have instances.
+    pub(crate) releases: BTreeMap<ReleaseKey, ReleaseState>,
+    /// Instances that are not gone yet.
+    pub(crate) instances: BTreeMap<InstanceId, Record>,
+    /// Instances that are gone, the oldest first.
+    pub(crate) past: VecDeque<Life>,
+    /// Offsets of instances in the node's network.
+    pub(crate) offsets: Rotation,
+    /// Numbers of ranges of user and group ids.
+    pub(crate) ranges: Rotation,
+    /// Nothing is started any more.
+    pub(crate) stopping: bool,
+}
+
+/// How a release stands here.
+#[derive(Debug)]
+pub(crate) struct ReleaseState {
+    pub(crate) release: Arc<Release>,
+    pub(crate) preparation: Preparation,
+    pub(crate) backoff: Backoff,
+    /// An instance ended by itself, and no other has become ready since.
+    pub(crate) replacing: bool,
+    /// The edge was told to answer 503.
+    pub(crate) refused: bool,
+}
+
+/// How far a release's root file system is.
+#[derive(Debug, Clone)]
+pub(crate) enum Preparation {
+    Preparing,
+    Prepared(Arc<Prepared>),
+    Failed { code: Code, reason: String },
+}
+
+/// Where an instance stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Starting,
+    Ready {
+        since: Instant,
+    },
+    /// Out of routing until its health check is well again.
+    Unhealthy {
+        since: Instant,
+    },
+    Draining,
+}
+
+/// An instance that isn't gone yet.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) id: InstanceId,
+    pub(crate) release: ReleaseKey,
+    pub(crate) image: Digest,
+    pub(crate) port: u16,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) offset: u32,
+    pub(crate) range: u32,
+    pub(crate) log: PathBuf,
+    pub(crate) phase: Phase,
+    pub(crate) reason: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) started_at: Moment,
+    pub(crate) begun: Instant,
+    pub(crate) asked_by: String,
+    pub(crate) phases: Phases,
+    pub(crate) findings: Vec<String>,
+    pub(crate) orders: watch::Sender<Orders>,
+}
+
+/// What an instance's task is told.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Orders {
+    /// Drain and stop.
+    pub(crate) drain: Option<DrainCause>,
+    /// Without waiting for what is in flight.
+    pub(crate) hurry: bool,
+    /// It ended.
+    pub(crate) ended: Option<Ended>,
+    /// Counts how often the edge found it suspicious.
+    pub(crate) suspected: u32,
+}
+
+impl ReleaseState {
+    pub(crate) fn new(release: Arc<Release>) -> Self {
+        Self {
+            release,
+            preparation: Preparation::Preparing,
+            backoff: Backoff::default(),
+            replacing: false,
+            refused: false,
+        }
+    }
+}
+
+impl Record {
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready { .. })
+    }
+
+    /// It as others see it.
+    pub(crate) fn seen(&self, node: &NodeName, traffic: Traffic) -> Instance {
+        Instance {
+            id: self.id.clone(),
+            app: self.release.service.app.clone(),
+            service: self.release.service.service.clone(),
+            release: self.release.number,
+            image: self.image.clone(),
+            state: match self.phase {
+                Phase::Starting => InstanceState::Starting,
+                Phase::Ready { .. } => InstanceState::Ready,
+                Phase::Unhealthy { .. } | Phase::Draining => InstanceState::Draining,
+            },
+            reason: self.reason.clone(),
+            address: Some(self.address),
+            node: node.clone(),
+            pid: self.pid,
+            started_at: self.started_at,
+            requests: traffic.requests,
+            in_flight: traffic.in_flight,
+        }
+    }
+
+    /// Its story so far.
+    pub(crate) fn life(&self, instance: Instance, end: Option<String>, last_lines: Vec<String>) -> Life {
+        Life {
+            instance,
+            asked_by: self.asked_by.clone(),
+            phases: self.phases,
+            end,
+            last_lines,
+            findings: self.findings.clone(),
+        }
+    }
+}
+
+impl Table {
+    pub(crate) fn new(offsets: Rotation, ranges: Rotation) -> Self {
+        Self {
+            slices: BTreeMap::new(),
+            releases: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            past: VecDeque::new(),
+            offsets,
+            ranges,
+            stopping: false,
+        }
+    }
+
+    /// The instances of a release.
+    pub(crate) fn of_release<'a>(&'a self, key: &'a ReleaseKey) -> impl Iterator<Item = &'a Record> {
+        self.instances.values().filter(move |record| record.release == *key)
+    }
+
+    /// The releases of a service that the table knows.
+    pub(crate) fn releases_of(&self, service: &ServiceKey) -> Vec<ReleaseKey> {
+        let first = ReleaseKey { service: service.clone(), number: 0 };
+        self.releases
+            .range(first..)
+            .map(|(key, _)| key)
+            .take_while(|key| key.service == *service)
+            .cloned()
+            .collect()
+    }
+
+    /// Adds to those that are gone.
+    pub(crate) fn remember(&mut self, life: Life) {
+        if self.past.len() == PAST_MAX {
+            self.past.pop_front();
+        }
+        self.past.push_back(life);
+    }
+}
