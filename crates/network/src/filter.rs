@@ -99,7 +99,9 @@ fn comment(text: &str) -> Vec<u8> {
 /// Whether the kernel knows nothing of nf_tables.
 fn lacks_filter(error: &NetlinkError) -> bool {
     match error {
-        NetlinkError::System { source, .. } => source.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error()),
+        NetlinkError::System { source, .. } => {
+            source.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error())
+        }
         NetlinkError::Refused { .. } => error.refused().is_some_and(|(what, errno)| {
             what == "change rules" && matches!(errno, Errno::OPNOTSUPP | Errno::INVAL)
         }),

@@ -14,7 +14,7 @@ use rustix::{
     },
 };
 
-pub(crate) use message::{Attributes, Messages, attribute, attributes, number, text};
+pub(crate) use message::{Attributes, Messages, attribute, attributes, network_number, number, text};
 use message::{Received, received};
 
 /// The kernel answers at once; what takes longer than this is a fault, and must not hang the keeper.
@@ -92,9 +92,8 @@ pub(crate) struct Socket {
 impl Socket {
     /// Opens a socket to a part of the kernel; none is the one for routes.
     pub(crate) fn open(protocol: Option<Protocol>) -> Result<Self, NetlinkError> {
-        let socket =
-            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
-                .map_err(NetlinkError::system("open a socket"))?;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
+            .map_err(NetlinkError::system("open a socket"))?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))
             .map_err(NetlinkError::system("bound the wait for answers"))?;
         Ok(Self { socket, next: 1 })

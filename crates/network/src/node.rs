@@ -34,8 +34,10 @@ pub enum EnsureError {
         by: String,
     },
     /// The kernel lacks a part of its packet filter.
-    #[error("the kernel's packet filter can't {what}: it needs nf_tables with {needs} (on a usual \
-             distribution's kernel: `modprobe -a {needs}`)")]
+    #[error(
+        "the kernel's packet filter can't {what}: it needs nf_tables with {needs} (on a usual \
+             distribution's kernel: `modprobe -a {needs}`)"
+    )]
     NoFilter {
         /// What was refused.
         what: &'static str,
@@ -128,9 +130,8 @@ fn routes(plan: AddressPlan) -> [(Prefix, Way); 2] {
 fn check_free(socket: &mut Socket, network: &NodeNetwork) -> Result<(), EnsureError> {
     let (links, addresses) = (route::links(socket)?, route::addresses(socket)?);
     let prefix = network.id.link_prefix();
-    let ours = |index| {
-        index == LOOPBACK || links.iter().any(|(i, name)| *i == index && name.starts_with(&prefix))
-    };
+    let ours =
+        |index| index == LOOPBACK || links.iter().any(|(i, name)| *i == index && name.starts_with(&prefix));
     let claimed = addresses.iter().any(|a| a.label == network.id.label());
     let block = Prefix { address: network.plan.base(), length: 16 };
     let touches = |other: Prefix| other.length >= DEFAULT_ROUTE && other.overlaps(block);

@@ -196,7 +196,8 @@ pub(crate) fn delete_address(messages: &mut Messages, index: u32, address: Ipv4A
 
 /// Makes or replaces a route.
 pub(crate) fn add_route(messages: &mut Messages, to: Prefix, way: Way) {
-    messages.request("add a route", NEW_ROUTE, CREATE | REPLACE, &route_header(to, way), |a| fill(a, to, way));
+    messages
+        .request("add a route", NEW_ROUTE, CREATE | REPLACE, &route_header(to, way), |a| fill(a, to, way));
 }
 
 /// Deletes a route.

@@ -89,10 +89,15 @@ pub(super) fn rules(network: &NodeNetwork) -> Vec<Rule> {
     let (address, length) = network.plan.virtual_block();
     let node = Prefix { address, length };
     let gateway = Prefix::host(network.plan.gateway());
-    [incoming(&ours, whole, node), local(&ours, node, gateway), forwarded(&ours, whole), outgoing(&ours, whole, node)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        incoming(&ours, whole, node),
+        local(&ours, node, gateway),
+        forwarded(&ours, whole),
+        outgoing(&ours, whole, node),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn rule<const N: usize>(chain: &'static str, what: &'static str, expressions: [Expression; N]) -> Rule {
@@ -106,7 +111,11 @@ fn incoming(ours: &str, whole: Prefix, node: Prefix) -> Vec<Rule> {
     vec![
         rule("prerouting", "judge what an instance sends", [In(ours.into()), Goto("from_instance")]),
         rule("prerouting", "leave other IPv6 alone", [V6, Accept]),
-        rule("prerouting", "leave loopback to the output's rules", [Loopback { out: false, equal: true }, Accept]),
+        rule(
+            "prerouting",
+            "leave loopback to the output's rules",
+            [Loopback { out: false, equal: true }, Accept],
+        ),
         rule("prerouting", "drop what others send to our addresses", [To(whole), Drop]),
         rule("prerouting", "drop what others send as our addresses", [From(whole), Drop]),
         from("drop IPv6 from instances", vec![V6, Drop]),
