@@ -19,23 +19,26 @@ use minato_runtime::{
     spec::{Ended, Event, Held, Limits, Running, SandboxSpec, Start},
 };
 
+use minato_network::{Node, NodeId8, NodeNetwork};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Ground {
-    pub folder: tempfile::TempDir,
-    pub config: Config,
-    pub client: Option<Client>,
-    pub ids: Ids,
-    pub held: Vec<Held>,
-    pub events: Receiver<Event>,
-    pub plan: AddressPlan,
+pub(crate) struct Ground {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) config: Config,
+    pub(crate) client: Option<Client>,
+    pub(crate) ids: Ids,
+    pub(crate) held: Vec<Held>,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) plan: AddressPlan,
     next: AtomicU32,
 }
 
 impl Ground {
     /// A keeper, and a tree of busybox.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let busybox = Path::new("/bin/busybox");
         assert!(busybox.exists(), "these tests need /bin/busybox: apt-get install busybox-static");
         let folder = tempfile::tempdir().unwrap();
@@ -47,7 +50,9 @@ impl Ground {
             exe: PathBuf::from(env!("CARGO_BIN_EXE_minato-starts")),
         };
         std::fs::create_dir(&config.data).unwrap();
-        let plan = AddressPlan::new(Ipv4Addr::new(10, 200 + (number % 50) as u8, 0, 0));
+        leave_the_hosts_network();
+        let plan = AddressPlan::new(Ipv4Addr::new(10, 200, 0, 0));
+        Node::ensure(&NodeNetwork { id: NodeId8::new(number), plan }).unwrap();
         let Connection { client, held, ids, events } = Client::connect_or_spawn(&config).unwrap();
         let ground =
             Self { folder, config, client: Some(client), ids, held, events, plan, next: AtomicU32::new(0) };
@@ -69,15 +74,15 @@ impl Ground {
         ground
     }
 
-    pub fn tree(&self) -> PathBuf {
+    pub(crate) fn tree(&self) -> PathBuf {
         self.folder.path().join("tree")
     }
 
-    pub fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         self.client.as_ref().unwrap()
     }
 
-    pub fn spec(&self) -> SandboxSpec {
+    pub(crate) fn spec(&self) -> SandboxSpec {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let instance: InstanceId = format!("t{number:09}").parse().unwrap();
         SandboxSpec {
@@ -94,12 +99,12 @@ impl Ground {
         }
     }
 
-    pub fn make(&self) -> (Sandbox, SandboxSpec) {
+    pub(crate) fn make(&self) -> (Sandbox, SandboxSpec) {
         let spec = self.spec();
         (self.client().make(&spec).unwrap_or_else(|error| panic!("{error}: {error:?}")), spec)
     }
 
-    pub fn start_of(&self, argv: &[&str]) -> Start {
+    pub(crate) fn start_of(&self, argv: &[&str]) -> Start {
         Start {
             root: self.tree(),
             argv: argv.iter().map(|&part| part.into()).collect(),
@@ -117,7 +122,7 @@ impl Ground {
     }
 
     /// Starts a command in a new sandbox.
-    pub fn start(&self, argv: &[&str]) -> (Running, SandboxSpec) {
+    pub(crate) fn start(&self, argv: &[&str]) -> (Running, SandboxSpec) {
         let (sandbox, spec) = self.make();
         let running =
             sandbox.start(&self.start_of(argv)).unwrap_or_else(|error| panic!("{error}: {error:?}"));
@@ -125,7 +130,7 @@ impl Ground {
     }
 
     /// Starts a command that must fail to start.
-    pub fn refused(&self, change: impl FnOnce(&mut Start)) -> StartError {
+    pub(crate) fn refused(&self, change: impl FnOnce(&mut Start)) -> StartError {
         let (sandbox, spec) = self.make();
         let mut start = self.start_of(&["true"]);
         change(&mut start);
@@ -135,7 +140,7 @@ impl Ground {
     }
 
     /// Runs a shell command to its end: what it wrote, and how it ended.
-    pub fn run_as(&self, uid: u32, command: &str) -> (String, Ended) {
+    pub(crate) fn run_as(&self, uid: u32, command: &str) -> (String, Ended) {
         let (sandbox, spec) = self.make();
         let mut start = self.start_of(&["sh", "-c", command]);
         (start.uid, start.gid) = (uid, uid);
@@ -144,12 +149,12 @@ impl Ground {
         (text(&spec.log), ended)
     }
 
-    pub fn run(&self, command: &str) -> (String, Ended) {
+    pub(crate) fn run(&self, command: &str) -> (String, Ended) {
         self.run_as(0, command)
     }
 
     /// Waits for the end of an instance; others' ends before it are an error.
-    pub fn end(&self, instance: &InstanceId) -> Ended {
+    pub(crate) fn end(&self, instance: &InstanceId) -> Ended {
         match self.events.recv_timeout(PATIENCE).unwrap() {
             Event::Ended(ended) => {
                 assert_eq!(ended.instance, *instance);
@@ -160,12 +165,12 @@ impl Ground {
         }
     }
 
-    pub fn keeper_log(&self) -> String {
+    pub(crate) fn keeper_log(&self) -> String {
         std::fs::read_to_string(self.config.data.join("keeper/log")).unwrap_or_default()
     }
 
     /// As a server that is started anew.
-    pub fn reconnect(&mut self) {
+    pub(crate) fn reconnect(&mut self) {
         self.client = None;
         let Connection { client, held, ids, events } = Client::connect_or_spawn(&self.config).unwrap();
         (self.client, self.held, self.ids, self.events) = (Some(client), held, ids, events);
@@ -181,8 +186,16 @@ impl Drop for Ground {
     }
 }
 
+/// This thread, the keeper that it starts and all instances get a network of their own, which goes
+/// with them.
+fn leave_the_hosts_network() {
+    // SAFETY: no descriptor or memory is shared or parted; this thread's later sockets are elsewhere.
+    #[expect(unsafe_code, reason = "a flag that parts descriptors would be unsound; this one doesn't")]
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+}
+
 /// Everything in a log, without numbers and times.
-pub fn text(log: &Path) -> String {
+pub(crate) fn text(log: &Path) -> String {
     let records = logs::read(log, logs::Begin::Tail, 1000).unwrap();
     records.into_iter().map(|record| record.text + "\n").collect()
 }
