@@ -141,7 +141,7 @@ pub enum Refusal {
     /// A symbolic link without target, or with one that no file system takes.
     #[error("is a symbolic link with a target of {0} bytes (1 to 4095 are possible)")]
     SymbolicLink(usize),
-    /// A parent that is a link to nothing or in a circle.
+    /// A parent that is a link in a circle, or to what no directory can be.
     #[error("lies behind a symbolic link that leads nowhere")]
     DeadLink,
     /// A parent that is no directory.

@@ -109,7 +109,6 @@ impl<'a> Application<'a> {
         let mut implied = Vec::new();
         let parent = self.work.place.open_or_make(path, &mut |path, inode| {
             implied.push((path.to_vec(), inode));
-            Ok(())
         });
         for (path, inode) in implied {
             count(self.work)?;

@@ -27,12 +27,14 @@ use super::{
 
 /// Directories deep that an image may go, links followed: removing a tree opens each on the way.
 const DEPTH_MAX: usize = 256;
+/// Links to what isn't there, one after another: as many as Linux follows.
+const LINKS_MAX: usize = 40;
 
 /// The tree while it is made.
 pub(super) struct Place {
     root: OwnedFd,
-    /// How many names lead to the root itself, seen from the file system's.
-    root_depth: usize,
+    /// Where that is on the host, as the kernel names it.
+    root_path: Vec<u8>,
     /// The parent that was opened last: archives list a directory's files one after another.
     last: Option<(Vec<u8>, Rc<Parent>)>,
 }
@@ -46,8 +48,8 @@ pub(super) struct Parent {
 
 impl Place {
     pub(super) fn new(root: OwnedFd) -> Result<Self, Fault> {
-        let root_depth = depth(&root)?;
-        Ok(Self { root, root_depth, last: None })
+        let root_path = path_of(&root)?;
+        Ok(Self { root, root_path, last: None })
     }
 
     pub(super) fn root(&self) -> &OwnedFd {
@@ -66,7 +68,7 @@ impl Place {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(Fault::of("opening a directory", errno)),
         };
-        if depth(&fd)? > self.root_depth + DEPTH_MAX {
+        if self.below_root(&fd)?.iter().filter(|&&byte| byte == b'/').count() > DEPTH_MAX {
             return Err(Refusal::TooLong.into());
         }
         let inode =
@@ -76,11 +78,20 @@ impl Place {
         Ok(Some(parent))
     }
 
-    /// The same; what is missing is made, and `made` is told each path that was.
+    /// The same; what is missing is made, and `made` is told each path that was, and in which directory.
     pub(super) fn open_or_make(
         &mut self,
         path: &[u8],
-        made: &mut dyn FnMut(&[u8], u64) -> Result<(), Fault>,
+        made: &mut dyn FnMut(&[u8], u64),
+    ) -> Result<Rc<Parent>, Fault> {
+        self.follow_or_make(path, made, LINKS_MAX)
+    }
+
+    fn follow_or_make(
+        &mut self,
+        path: &[u8],
+        made: &mut dyn FnMut(&[u8], u64),
+        links: usize,
     ) -> Result<Rc<Parent>, Fault> {
         if let Some(parent) = self.open(path)? {
             return Ok(parent);
@@ -89,21 +100,48 @@ impl Place {
         let mut parent = self.open(b"")?.ok_or(Refusal::NotADirectory)?;
         let mut start = 0;
         for end in ends.chain([path.len()]) {
+            let name = &path[start..end];
             parent = match self.open(&path[..end])? {
                 Some(next) => next,
                 None => {
-                    match rustix::fs::mkdirat(&parent.fd, &path[start..end], Mode::from_raw_mode(0o755)) {
-                        // Something that can't be opened has the name: a link to nothing.
-                        Err(Errno::EXIST) => return Err(Refusal::DeadLink.into()),
-                        done => done.map_err(|errno| Fault::of("making a directory", errno))?,
+                    match rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o755)) {
+                        Ok(()) => made(&path[..end], parent.inode),
+                        // A link to what isn't there yet, as `/var/run` to `/run`: it is made there.
+                        Err(Errno::EXIST) => {
+                            let links = links.checked_sub(1).ok_or(Refusal::DeadLink)?;
+                            let target = self.link_target(&parent, name)?;
+                            self.follow_or_make(&target, made, links)?;
+                        }
+                        Err(errno) => return Err(Fault::of("making a directory", errno)),
                     }
-                    made(&path[..end], parent.inode)?;
-                    self.open(&path[..end])?.ok_or(Refusal::NotADirectory)?
+                    self.open(&path[..end])?.ok_or(Refusal::DeadLink)?
                 }
             };
             start = end + 1;
         }
         Ok(parent)
+    }
+
+    /// Where a link leads, from the root. Nothing is decided by it but what directory to make.
+    fn link_target(&self, parent: &Parent, name: &[u8]) -> Result<Vec<u8>, Fault> {
+        let target = rustix::fs::readlinkat(&parent.fd, name, Vec::new()).map_err(|_| Refusal::DeadLink)?;
+        let target = target.as_bytes();
+        let base = if target.starts_with(b"/") { Vec::new() } else { self.below_root(&parent.fd)? };
+        let mut parts: Vec<&[u8]> = Vec::new();
+        for part in base.split(|&byte| byte == b'/').chain(target.split(|&byte| byte == b'/')) {
+            match part {
+                b"" | b"." => {}
+                b".." => drop(parts.pop()),
+                part => parts.push(part),
+            }
+        }
+        Ok(parts.join(&b'/'))
+    }
+
+    /// Where an open directory really is, from the root.
+    fn below_root(&self, directory: &OwnedFd) -> Result<Vec<u8>, Fault> {
+        let path = path_of(directory)?;
+        Ok(path.strip_prefix(self.root_path.as_slice()).ok_or(Refusal::DeadLink)?.to_vec())
     }
 
     fn open_below(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -316,10 +354,10 @@ fn is_empty(directory: &Parent) -> Result<bool, Fault> {
     Ok(names(directory)?.is_empty())
 }
 
-/// How many names lead to an open directory, from the file system's root.
-fn depth(directory: &OwnedFd) -> Result<usize, Fault> {
+/// The path of an open directory on the host.
+fn path_of(directory: &OwnedFd) -> Result<Vec<u8>, Fault> {
     let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let path = rustix::fs::readlinkat(CWD, link, Vec::new())
         .map_err(|errno| Fault::of("looking at a directory's place", errno))?;
-    Ok(path.as_bytes().iter().filter(|&&byte| byte == b'/').count())
+    Ok(path.into_bytes())
 }
