@@ -144,9 +144,9 @@ impl Agent {
                 node.tasks.spawn(life::live(Arc::clone(&node), birth));
             }
         }
-        node.tasks.spawn(slice::run(Arc::clone(&node), revision));
-        node.tasks.spawn(node::run(Arc::clone(&node)));
-        node.tasks.spawn(inventory::run(Arc::clone(&node)));
+        node.loops.spawn(slice::run(Arc::clone(&node), revision));
+        node.loops.spawn(node::run(Arc::clone(&node)));
+        node.loops.spawn(inventory::run(Arc::clone(&node)));
         Ok(Arc::new(Self { node, network: id }))
     }
 
@@ -180,6 +180,7 @@ fn node(config: Config, deps: Deps) -> Node {
         metrics: Metrics::default(),
         signals: Signals::default(),
         slots: Semaphore::new(2 * cores),
+        loops: TaskTracker::new(),
         tasks: TaskTracker::new(),
         over: CancellationToken::new(),
         keeper: Mutex::new(None),

@@ -51,8 +51,11 @@ pub(crate) struct Node {
     pub(crate) signals: Signals,
     /// Starts that go on at the same time, first come first served.
     pub(crate) slots: Semaphore,
+    /// What follows, decides and reports.
+    pub(crate) loops: TaskTracker,
+    /// Instances, and what is done on the side.
     pub(crate) tasks: TaskTracker,
-    /// Ends the loops; the instances' own tasks end with their instances.
+    /// Ends the loops and what is done on the side; an instance's task ends with its instance.
     pub(crate) over: CancellationToken,
     pub(crate) keeper: Mutex<Option<Keeper>>,
     pub(crate) table: Mutex<Table>,

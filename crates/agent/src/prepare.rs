@@ -91,10 +91,8 @@ impl PrepareError {
 }
 
 fn disk(error: &io::Error) -> Code {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::DiskFull,
-        _ => Code::NodeFault,
-    }
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    if full { Code::DiskFull } else { Code::NodeFault }
 }
 
 /// The whole reason: an error with what caused it.

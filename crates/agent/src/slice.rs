@@ -57,13 +57,14 @@ pub(crate) async fn run(node: Arc<Node>, mut revision: Revision) {
             () = node.over.cancelled() => return,
             ended = follow(&node, &mut revision) => ended,
         };
-        match ended {
-            StateError::Closed => return,
-            StateError::Compacted { .. } => tracing::info!(revision, "slices are listed anew"),
-            error => {
-                tracing::warn!(error = %whole(&error), "slices can't be watched; trying again");
-                sleep(RETRY).await;
-            }
+        if matches!(ended, StateError::Closed) {
+            return;
+        }
+        if matches!(ended, StateError::Compacted { .. }) {
+            tracing::info!(revision, "slices are listed anew");
+        } else {
+            tracing::warn!(error = %whole(&ended), "slices can't be watched; trying again");
+            sleep(RETRY).await;
         }
         match first(&node).await {
             Ok(listed) => revision = listed,

@@ -367,7 +367,7 @@ async fn start_fault(error: StartError, orders: &mut watch::Receiver<Orders>) ->
         StartError::Root { .. } | StartError::Invalid(_) | StartError::Step { .. } => Code::NodeFault,
         StartError::Gone => match vanished(orders).await {
             Stop::Ended(end) if end.oom => return Stop::Fault(fault_of(&end)),
-            _ => Code::NodeFault,
+            Stop::Ended(_) | Stop::Drain(_) | Stop::Fault(_) => Code::NodeFault,
         },
     };
     Stop::Fault(Fault::new(code, whole(&error)))

@@ -50,11 +50,13 @@ pub(crate) async fn stop(node: &Arc<Node>, network: NodeId8, drain: bool) {
 /// Ends the agent's own tasks. What runs, runs on.
 pub(crate) async fn leave(node: &Arc<Node>) {
     node.over.cancel();
+    node.loops.close();
+    node.loops.wait().await;
 }
 
 /// Ends the loops: the last report is written, and nothing follows the slices any more.
 async fn end(node: &Arc<Node>) {
-    node.over.cancel();
+    leave(node).await;
     node.tasks.close();
     node.tasks.wait().await;
 }

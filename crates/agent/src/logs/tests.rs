@@ -40,7 +40,7 @@ fn lines_of_all_instances_come_in_order() {
     assert_eq!(ask(data, |query| query.release = Some(2)), ["two", "four"]);
     assert_eq!(ask(data, |query| query.instance = Some("aaa".parse().unwrap())), ["one", "three"]);
     assert_eq!(ask(data, |query| query.service = "shop/none".parse().unwrap()), [""; 0]);
-    let after = |at, instance: &str, line| {
+    let after = |at, instance: &'static str, line| {
         move |query: &mut LogQuery| {
             query.after = Some(LogPosition { at: Moment(at), instance: instance.parse().unwrap(), line });
             query.limit = 2;
