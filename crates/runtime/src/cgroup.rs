@@ -96,6 +96,15 @@ impl Hierarchies {
             .find(|name| self.legacy_of(name).is_none() && !unified.split_whitespace().any(|c| c == *name))
     }
 
+    /// Makes and removes a group in each hierarchy.
+    pub(crate) fn try_root(&self) -> Result<(), (PathBuf, io::Error)> {
+        for root in self.roots() {
+            let path = root.join(format!("minato-try-{}", std::process::id()));
+            fs::create_dir(&path).and_then(|()| fs::remove_dir(&path)).map_err(|error| (path, error))?;
+        }
+        Ok(())
+    }
+
     fn legacy_of(&self, controller: &str) -> Option<&Path> {
         self.legacy.iter().find(|(name, _)| *name == controller).map(|(_, path)| path.as_path())
     }

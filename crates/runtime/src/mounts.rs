@@ -128,3 +128,6 @@ pub fn prepare_root(tree: &Path, user_namespace: BorrowedFd<'_>) -> io::Result<O
     sys::set_mount(mount.as_fd(), MountAttributes { set, user_namespace: Some(user_namespace) })?;
     Ok(mount)
 }
+
+#[cfg(test)]
+mod tests;

@@ -265,3 +265,29 @@ pub(crate) fn status_of(raw: i32) -> crate::spec::Status {
         crate::spec::Status::Exit(libc::WEXITSTATUS(raw))
     }
 }
+
+/// Makes a user namespace that holds nothing but a process that waits to be killed: its id and pidfd.
+/// Allowed in a process with threads: the child calls nothing but the kernel.
+pub(crate) fn fork_holder() -> io::Result<(i32, OwnedFd)> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: every field of the structure may be zero.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = (libc::CLONE_NEWUSER | libc::CLONE_PIDFD) as u32 as u64;
+    arguments.pidfd = ptr::from_mut(&mut pidfd) as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: as in `fork_sandbox`; the child below takes no lock and allocates nothing.
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, ptr::from_ref(&arguments), size_of::<libc::clone_args>()) };
+    if result == 0 {
+        // SAFETY: a plain system call.
+        unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        loop {
+            // SAFETY: a plain system call: no file descriptors to wait for, no end of waiting.
+            unsafe { libc::syscall(libc::SYS_ppoll, 0, 0, 0, 0) };
+        }
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel's process ids are 32 bits")]
+    let pid = check_long(result)? as i32;
+    // SAFETY: the kernel stored a new descriptor that nobody else owns.
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}

@@ -222,3 +222,6 @@ impl Log {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -165,6 +165,16 @@ impl Ground {
         }
     }
 
+    /// Waits until an instance wrote this line.
+    pub(crate) fn wait_for_line(&self, spec: &SandboxSpec, line: &str) {
+        let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        let seen = (0..5000).any(|_| {
+            rustix::event::poll(&mut [], Some(&pause)).unwrap();
+            text(&spec.log).lines().any(|written| written == line)
+        });
+        assert!(seen, "no `{line}` in {}", text(&spec.log));
+    }
+
     pub(crate) fn keeper_log(&self) -> String {
         std::fs::read_to_string(self.config.data.join("keeper/log")).unwrap_or_default()
     }
