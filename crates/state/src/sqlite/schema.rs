@@ -108,6 +108,14 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is there cannot be brought on the disk.
+    #[error("cannot sync {}", path.display())]
+    Sync {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// There is no random number for the cluster's name.
     #[error("cannot draw a random name for the cluster")]
     Random {
@@ -172,6 +180,7 @@ pub(super) fn open(path: &Path, config: &Config) -> Result<Opened, OpenError> {
         return Err(OpenError::Library { version: rusqlite::version() });
     }
     let lock = lock(path)?;
+    sync_log(path)?;
     let wrap = |error| storage(path, error);
     let connection = Connection::open(path).map_err(wrap)?;
     connection.busy_timeout(BUSY).map_err(wrap)?;
@@ -182,9 +191,7 @@ pub(super) fn open(path: &Path, config: &Config) -> Result<Opened, OpenError> {
         create(&connection, path)?;
         sync_folder(path)?;
     }
-    // What a killed process left in the log may not be on the disk yet, though it is readable: this
-    // syncs it before anybody is told of it.
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(wrap)?;
+    empty_log(&connection).map_err(wrap)?;
     let meta = meta(&connection).map_err(wrap)?;
     let newest: Option<u64> =
         connection.query_row("SELECT max(id) FROM rev", [], |row| row.get(0)).map_err(wrap)?;
@@ -233,15 +240,42 @@ pub(super) fn key(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<St
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let failed = |source| OpenError::Lock { path: PathBuf::from(&name), source };
+    let name = beside(path, ".lock");
+    let failed = |source| OpenError::Lock { path: name.clone(), source };
     let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+/// What a killed process left in the write-ahead log can be read, but may not be on the disk yet: it
+/// has to be before anybody is told of it.
+fn sync_log(path: &Path) -> Result<(), OpenError> {
+    let log = beside(path, "-wal");
+    match File::open(&log).and_then(|file| file.sync_data()) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(OpenError::Sync { path: log, source }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Moves the log into the database. On a full disk it stays what it is: all can be read from it.
+fn empty_log(connection: &Connection) -> rusqlite::Result<()> {
+    match connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+            tracing::warn!("no space to move the state's write-ahead log into the database");
+            Ok(())
+        }
+        end => end,
+    }
+}
+
+/// A file whose name is the database's and a suffix.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Whether the file is new; an error if it is not one of ours or too new.
@@ -293,8 +327,9 @@ fn create(connection: &Connection, path: &Path) -> Result<(), OpenError> {
 
 /// Makes the new file's name durable; SQLite does that for its log only.
 fn sync_folder(path: &Path) -> Result<(), OpenError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     File::open(folder)
         .and_then(|folder| folder.sync_all())
-        .map_err(|source| OpenError::Lock { path: folder.to_owned(), source })
+        .map_err(|source| OpenError::Sync { path: folder.to_owned(), source })
 }
