@@ -8,7 +8,7 @@ use rustix::{io::Errno, net::netlink};
 
 use crate::{
     names::{NodeId8, NodeNetwork},
-    netlink::{APPEND, CREATE, Messages, NetlinkError, Socket},
+    netlink::{APPEND, Attributes, CREATE, Messages, NetlinkError, Socket},
     node::EnsureError,
 };
 use rules::{CHAINS, Chain};
@@ -20,6 +20,19 @@ const NEW_TABLE: u16 = SUBSYSTEM << 8;
 const DELETE_TABLE: u16 = (SUBSYSTEM << 8) | 2;
 const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
 const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
+
+// Kinds of attributes: of tables, chains, their hooks, and rules (NFTA_*).
+const TABLE_NAME: u16 = 1;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_KIND: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const RULE_COMMENT: u16 = 7;
 
 /// `struct nfgenmsg` of family `inet`.
 const INET: [u8; 4] = [1, 0, 0, 0];
@@ -37,11 +50,11 @@ pub(crate) fn install(network: &NodeNetwork) -> Result<(), EnsureError> {
             new_chain(messages, &table, chain);
         }
         for rule in rules::rules(network) {
-            let requested = |a: &mut crate::netlink::Attributes<'_>| {
-                a.text(1, &table);
-                a.text(2, rule.chain);
-                a.nest(4, |list| rule.expressions.iter().for_each(|e| e.write(list)));
-                a.bytes(7, &comment(rule.what));
+            let requested = |a: &mut Attributes<'_>| {
+                a.text(RULE_TABLE, &table);
+                a.text(RULE_CHAIN, rule.chain);
+                a.nest(RULE_EXPRESSIONS, |list| rule.expressions.iter().for_each(|e| e.write(list)));
+                a.bytes(RULE_COMMENT, &comment(rule.what));
             };
             messages.request(rule.what, NEW_RULE, CREATE | APPEND, &INET, requested);
         }
@@ -68,23 +81,23 @@ fn batch(messages: &mut Messages, fill: impl FnOnce(&mut Messages)) {
 }
 
 fn new_table(messages: &mut Messages, table: &str) {
-    messages.request("make a table", NEW_TABLE, CREATE, &INET, |a| a.text(1, table));
+    messages.request("make a table", NEW_TABLE, CREATE, &INET, |a| a.text(TABLE_NAME, table));
 }
 
 fn delete_table(messages: &mut Messages, table: &str) {
-    messages.request("delete a table", DELETE_TABLE, 0, &INET, |a| a.text(1, table));
+    messages.request("delete a table", DELETE_TABLE, 0, &INET, |a| a.text(TABLE_NAME, table));
 }
 
 fn new_chain(messages: &mut Messages, table: &str, chain: &Chain) {
     messages.request(chain.what, NEW_CHAIN, CREATE, &INET, |a| {
-        a.text(1, table);
-        a.text(3, chain.name);
+        a.text(CHAIN_TABLE, table);
+        a.text(CHAIN_NAME, chain.name);
         if let Some(hook) = chain.hook {
-            a.nest(4, |a| {
-                a.network_number(1, hook.number);
-                a.network_number(2, hook.priority.cast_unsigned());
+            a.nest(CHAIN_HOOK, |a| {
+                a.network_number(HOOK_NUMBER, hook.number);
+                a.network_number(HOOK_PRIORITY, hook.priority.cast_unsigned());
             });
-            a.text(7, hook.kind);
+            a.text(CHAIN_KIND, hook.kind);
         }
     });
 }
@@ -121,4 +134,39 @@ fn explain(network: &NodeNetwork, source: NetlinkError) -> EnsureError {
     let rule = || rules::rules(network).into_iter().find(|r| r.what == what);
     let needs = chain.or_else(|| rule().map(|r| r.needs())).unwrap_or("nf_tables");
     EnsureError::NoFilter { what, needs, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(what: &'static str, errno: Errno, expected: &str) {
+        let network = NodeNetwork {
+            id: NodeId8::new(1),
+            plan: minato_model::network::AddressPlan::new(std::net::Ipv4Addr::new(10, 7, 0, 0)),
+        };
+        let error = explain(&network, NetlinkError::Refused { what, source: errno.into() });
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_named() {
+        check("change rules", Errno::OPNOTSUPP, "modprobe -a nf_tables");
+        check("translate addresses", Errno::NOENT, "nft_chain_nat");
+        check("masquerade what goes outside", Errno::NOENT, "nft_masq");
+        check("not track what goes to the node", Errno::NOENT, "nft_ct");
+        check("pass connections to virtual addresses", Errno::NOENT, "nft_socket");
+        check("refuse the rest of the node", Errno::NOENT, "nft_reject_inet");
+        check("make a table", Errno::PERM, "needs root");
+    }
+
+    #[test]
+    fn every_rule_has_its_chain_and_a_name_of_its_own() {
+        let plan = minato_model::network::AddressPlan::new(std::net::Ipv4Addr::new(10, 7, 0, 0));
+        let all = rules::rules(&NodeNetwork { id: NodeId8::new(1), plan });
+        for (at, rule) in all.iter().enumerate() {
+            assert!(CHAINS.iter().any(|chain| chain.name == rule.chain), "{rule:?}");
+            assert!(all.iter().skip(at + 1).all(|other| other.what != rule.what), "{rule:?}");
+        }
+    }
 }

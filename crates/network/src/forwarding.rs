@@ -116,7 +116,7 @@ impl Rule {
             .filter_map(|(_, one)| Some((text(attribute(one, 1)?)?, attribute(one, 2).unwrap_or_default())))
             .filter(|(name, _)| *name != "counter")
             .collect();
-        let verdict = expressions.last().and_then(|last| verdict(last));
+        let verdict = expressions.last().and_then(verdict);
         Some(Self {
             place: (family, attribute(rest, 1).and_then(text)?.to_owned()),
             chain: attribute(rest, 2).and_then(text)?.to_owned(),

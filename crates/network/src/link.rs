@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::{
     names::{NodeNetwork, host_hardware, instance_hardware},
-    netlink::{Messages, NetlinkError},
+    netlink::{Messages, NetlinkError, Socket},
     route::{self, LOOPBACK, Pair, Prefix, Way},
 };
 
@@ -67,8 +67,8 @@ pub fn create_instance_pair(
     }
     let link = network.host_link(address);
     make(network, address, &link, namespace).map_err(|source| match source.refused() {
-        Some(("make a pair of links", Errno::EXIST)) => PairError::Busy { link },
-        Some(("make a pair of links", Errno::OPNOTSUPP)) => PairError::Unsupported { source },
+        Some((route::MAKE_PAIR, Errno::EXIST)) => PairError::Busy { link },
+        Some((route::MAKE_PAIR, Errno::OPNOTSUPP)) => PairError::Unsupported { source },
         _ => PairError::Netlink { address, source },
     })
 }
@@ -121,7 +121,7 @@ pub fn configure_inside(address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(), Netl
 }
 
 /// The filter drops IPv6 in any case; this spares the announcements.
-fn without_inet6(socket: &mut crate::netlink::Socket, index: u32) -> Result<(), NetlinkError> {
+fn without_inet6(socket: &mut Socket, index: u32) -> Result<(), NetlinkError> {
     let mut messages = Messages::default();
     route::no_inet6_address(&mut messages, index);
     route::exchange_unless(socket, messages, &[Errno::AFNOSUPPORT, Errno::OPNOTSUPP])

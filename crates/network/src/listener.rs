@@ -37,10 +37,7 @@ pub fn listener_owner(address: SocketAddr) -> Result<Option<u32>, ListenerError>
 /// [`listener_owner`] over the text of both lists.
 fn owner(v4: &str, v6: &str, address: SocketAddr) -> Option<u32> {
     let mut owners = [v4, v6].into_iter().flat_map(str::lines).filter_map(listener).filter_map(|l| {
-        let ip = match l.address {
-            SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped().map_or(l.address.ip(), Into::into),
-            SocketAddr::V4(_) => l.address.ip(),
-        };
+        let ip = l.address.ip().to_canonical();
         // The wildcard of IPv6 takes IPv4 too unless the listener forbids it, which the list doesn't tell.
         let takes = ip == address.ip()
             || ip == Ipv6Addr::UNSPECIFIED

@@ -28,6 +28,27 @@ const UP: u32 = 1;
 /// The index of `lo` in every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;
 
+// Kinds of attributes: of links (IFLA_*), addresses (IFA_*), routes (RTA_*) and neighbours (NDA_*).
+const LINK_HARDWARE: u16 = 1;
+const LINK_NAME: u16 = 3;
+const LINK_INFO: u16 = 18;
+const LINK_INFO_KIND: u16 = 1;
+const LINK_INFO_DATA: u16 = 2;
+const LINK_FAMILIES: u16 = 26;
+const LINK_NAMESPACE: u16 = 28;
+const VETH_PEER: u16 = 1;
+const INET_SETTINGS: u16 = 1;
+const INET6_GENERATE: u16 = 8;
+const ADDRESS_ADDRESS: u16 = 1;
+const ADDRESS_LOCAL: u16 = 2;
+const ADDRESS_LABEL: u16 = 3;
+const ROUTE_TO: u16 = 1;
+const ROUTE_LINK: u16 = 4;
+const ROUTE_GATEWAY: u16 = 5;
+const ROUTE_SOURCE: u16 = 7;
+const NEIGHBOUR_ADDRESS: u16 = 1;
+const NEIGHBOUR_HARDWARE: u16 = 2;
+
 const SCOPE_GLOBAL: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_HOST: u8 = 254;
@@ -115,20 +136,23 @@ pub(crate) struct Pair<'a> {
     pub(crate) namespace: u32,
 }
 
+/// What the first request of a pair is called when it is refused.
+pub(crate) const MAKE_PAIR: &str = "make a pair of links";
+
 /// Makes a pair in one request. A peer can't be made up (ENOTCONN): it is set up from inside.
 pub(crate) fn add_pair(messages: &mut Messages, pair: &Pair<'_>) {
     let header = link_header(0, true);
-    messages.request("make a pair of links", NEW_LINK, CREATE | EXCLUSIVE, &header, |a| {
-        a.text(3, pair.host);
-        a.bytes(1, &pair.host_hardware);
-        a.nest(18, |info| {
-            info.text(1, "veth");
-            info.nest(2, |data| {
-                data.nest(1, |peer| {
+    messages.request(MAKE_PAIR, NEW_LINK, CREATE | EXCLUSIVE, &header, |a| {
+        a.text(LINK_NAME, pair.host);
+        a.bytes(LINK_HARDWARE, &pair.host_hardware);
+        a.nest(LINK_INFO, |info| {
+            info.text(LINK_INFO_KIND, "veth");
+            info.nest(LINK_INFO_DATA, |data| {
+                data.nest(VETH_PEER, |peer| {
                     peer.append(&link_header(0, false));
-                    peer.text(3, pair.peer);
-                    peer.bytes(1, &pair.peer_hardware);
-                    peer.number(28, pair.namespace);
+                    peer.text(LINK_NAME, pair.peer);
+                    peer.bytes(LINK_HARDWARE, &pair.peer_hardware);
+                    peer.number(LINK_NAMESPACE, pair.namespace);
                 });
             });
         });
@@ -147,9 +171,9 @@ pub(crate) fn guard_link(messages: &mut Messages, index: u32) {
     const REVERSE_PATH: u16 = 8;
     let header = link_header(index, false);
     messages.request("guard a link by its reverse path", NEW_LINK, 0, &header, |a| {
-        a.nest(26, |families| {
+        a.nest(LINK_FAMILIES, |families| {
             families.nest(INET.into(), |inet| {
-                inet.nest(1, |settings| {
+                inet.nest(INET_SETTINGS, |settings| {
                     settings.number(FORWARDING, 1);
                     settings.number(REVERSE_PATH, 1);
                 });
@@ -160,9 +184,12 @@ pub(crate) fn guard_link(messages: &mut Messages, index: u32) {
 
 /// Keeps IPv6 from giving a link an address by itself. Refused where the kernel has no IPv6.
 pub(crate) fn no_inet6_address(messages: &mut Messages, index: u32) {
+    const NOTHING: u8 = 1;
     let header = link_header(index, false);
     messages.request("keep IPv6 off a link", NEW_LINK, 0, &header, |a| {
-        a.nest(26, |families| families.nest(INET6, |inet6| inet6.bytes(8, &[1])));
+        a.nest(LINK_FAMILIES, |families| {
+            families.nest(INET6, |inet6| inet6.bytes(INET6_GENERATE, &[NOTHING]))
+        });
     });
 }
 
@@ -178,10 +205,10 @@ pub(crate) fn add_address(messages: &mut Messages, index: u32, address: Ipv4Addr
     let scope = if index == LOOPBACK { SCOPE_LINK } else { SCOPE_GLOBAL };
     let header = [INET, 32, 0, scope, i, j, k, l];
     messages.request("add an address", NEW_ADDRESS, CREATE | EXCLUSIVE, &header, |a| {
-        a.bytes(1, &address.octets());
-        a.bytes(2, &address.octets());
+        a.bytes(ADDRESS_ADDRESS, &address.octets());
+        a.bytes(ADDRESS_LOCAL, &address.octets());
         if let Some(label) = label {
-            a.text(3, label);
+            a.text(ADDRESS_LABEL, label);
         }
     });
 }
@@ -190,7 +217,7 @@ pub(crate) fn add_address(messages: &mut Messages, index: u32, address: Ipv4Addr
 pub(crate) fn delete_address(messages: &mut Messages, index: u32, address: Ipv4Addr) {
     let [i, j, k, l] = index.to_ne_bytes();
     messages.request("delete an address", DELETE_ADDRESS, 0, &[INET, 32, 0, 0, i, j, k, l], |a| {
-        a.bytes(2, &address.octets());
+        a.bytes(ADDRESS_LOCAL, &address.octets());
     });
 }
 
@@ -220,18 +247,18 @@ fn route_header(to: Prefix, way: Way) -> [u8; 12] {
 
 fn fill(a: &mut Attributes<'_>, to: Prefix, way: Way) {
     if to.length > 0 {
-        a.bytes(1, &to.address.octets());
+        a.bytes(ROUTE_TO, &to.address.octets());
     }
     match way {
         Way::Link { index, source } => {
-            a.number(4, index);
-            a.bytes(7, &source.octets());
+            a.number(ROUTE_LINK, index);
+            a.bytes(ROUTE_SOURCE, &source.octets());
         }
         Way::Neighbour { index, gateway } => {
-            a.number(4, index);
-            a.bytes(5, &gateway.octets());
+            a.number(ROUTE_LINK, index);
+            a.bytes(ROUTE_GATEWAY, &gateway.octets());
         }
-        Way::Local => a.number(4, LOOPBACK),
+        Way::Local => a.number(ROUTE_LINK, LOOPBACK),
         Way::Unreachable => {}
     }
 }
@@ -242,8 +269,8 @@ pub(crate) fn add_neighbour(messages: &mut Messages, index: u32, address: Ipv4Ad
     let [s, t] = PERMANENT.to_ne_bytes();
     let header = [INET, 0, 0, 0, i, j, k, l, s, t, 0, 0];
     messages.request("add a neighbour", NEW_NEIGHBOUR, CREATE | REPLACE, &header, |a| {
-        a.bytes(1, &address.octets());
-        a.bytes(2, &hardware);
+        a.bytes(NEIGHBOUR_ADDRESS, &address.octets());
+        a.bytes(NEIGHBOUR_HARDWARE, &hardware);
     });
 }
 
@@ -260,8 +287,8 @@ pub(crate) fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
     };
     socket.dump(request, |payload| {
         let (header, rest) = payload.split_first_chunk::<12>()?;
-        let address = attribute(rest, 1).map_or(Some(Ipv4Addr::UNSPECIFIED), ipv4)?;
-        let link = attribute(rest, 4).and_then(|v| number(v, 0));
+        let address = attribute(rest, ROUTE_TO).map_or(Some(Ipv4Addr::UNSPECIFIED), ipv4)?;
+        let link = attribute(rest, ROUTE_LINK).and_then(|v| number(v, 0));
         Some(Route { to: Prefix { address, length: header[1] }, link })
     })
 }
@@ -273,8 +300,8 @@ pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<Address>, NetlinkErro
     };
     socket.dump(request, |payload| {
         let (header, rest) = payload.split_first_chunk::<8>()?;
-        let address = attribute(rest, 2).and_then(ipv4)?;
-        let label = attribute(rest, 3).and_then(text).unwrap_or_default().to_owned();
+        let address = attribute(rest, ADDRESS_LOCAL).and_then(ipv4)?;
+        let label = attribute(rest, ADDRESS_LABEL).and_then(text).unwrap_or_default().to_owned();
         Some(Address { block: Prefix { address, length: header[1] }, label })
     })
 }
@@ -285,7 +312,7 @@ pub(crate) fn links(socket: &mut Socket) -> Result<Vec<(u32, String)>, NetlinkEr
         |m: &mut Messages| m.request("list the links", GET_LINK, DUMP, &link_header(0, false), |_| ());
     socket.dump(request, |payload| {
         let rest = payload.get(16..)?;
-        Some((number(payload, 4)?, attribute(rest, 3).and_then(text)?.to_owned()))
+        Some((number(payload, 4)?, attribute(rest, LINK_NAME).and_then(text)?.to_owned()))
     })
 }
 

@@ -8,11 +8,21 @@ mod lab;
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::AsFd as _,
+    process::Command,
     time::Duration,
 };
 
 use lab::{Lab, NODE_OUTSIDE, OUTSIDE, Space, network};
-use minato_network::{EnsureError, Listening, Node, Probe, clean, forward_blocked, link, link::PairError};
+use minato_network::{
+    EnsureError, Listening, Node, Probe, clean, forward_blocked, link, link::PairError, listener_owner,
+};
+use rustix::{
+    fs::Timespec,
+    process::Uid,
+    process::{Pid, PidfdFlags, pidfd_open},
+    thread::set_thread_res_uid,
+    time::{ClockId, clock_gettime},
+};
 
 const EVERYWHERE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
@@ -267,7 +277,7 @@ fn an_instance_that_is_gone_is_unreachable_and_its_address_free_only_then() {
     let free = (0..200).any(|_| {
         let done = again().is_ok();
         if !done {
-            rustix::thread::nanosleep(&rustix::fs::Timespec { tv_sec: 0, tv_nsec: 10_000_000 });
+            rustix::event::poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 10_000_000 })).unwrap();
         }
         done
     });
@@ -300,6 +310,50 @@ fn a_probe_tells_who_can_reach_a_listener() {
         assert_eq!(probe.look(81).unwrap(), Listening::No);
         drop(held);
     }
+}
+
+#[test]
+fn a_probe_opens_by_a_process_and_a_look_costs_little() {
+    let lab = lab();
+    let (instance, address) = lab.instance(0x4000);
+    let mut process = instance.inside(|| Command::new("sleep").arg("60").spawn().unwrap());
+    let pid = Pid::from_child(&process);
+    let probe = Probe::open(pidfd_open(pid, PidfdFlags::empty()).unwrap(), address);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let mut probe = probe.unwrap();
+    let _held = instance.inside(|| TcpListener::bind("127.0.0.1:80").unwrap());
+    let mut micros: Vec<_> = (0..501)
+        .map(|_| {
+            let before = clock_gettime(ClockId::Monotonic);
+            assert_eq!(probe.look(80).unwrap(), Listening::Loopback);
+            let after = clock_gettime(ClockId::Monotonic);
+            (after.tv_sec - before.tv_sec) * 1_000_000 + (after.tv_nsec - before.tv_nsec) / 1000
+        })
+        .collect();
+    micros.sort_unstable();
+    assert!(micros[250] <= 50, "median {} µs", micros[250]);
+}
+
+#[test]
+fn what_another_user_holds_on_a_virtual_address_answers_nobody() {
+    let lab = lab();
+    let (instance, _) = lab.instance(0x4000);
+    let squatted = SocketAddr::from((lab.network.plan.at(1000), 8080));
+    let nobody = Uid::from_raw(65534);
+    let held = lab.node.inside(|| {
+        // Of this thread alone, which ends with the closure.
+        set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        TcpListener::bind(squatted).unwrap()
+    });
+    let owner = || lab.node.inside(|| listener_owner(squatted).unwrap());
+    assert_eq!(owner(), Some(65534));
+    assert_eq!(instance.reaches(squatted), None);
+    drop(held);
+    assert_eq!(owner(), None);
+    let _edge = lab.node.serve(squatted);
+    assert_eq!(owner(), Some(0));
+    assert!(instance.reaches(squatted).is_some());
 }
 
 #[test]

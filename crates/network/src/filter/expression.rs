@@ -83,7 +83,23 @@ impl Expression {
             Self::Masquerade => Some("nft_masq"),
             Self::Reset | Self::Prohibit => Some("nft_reject_inet"),
             Self::BoundHere => Some("nft_socket"),
-            _ => None,
+            Self::In(_)
+            | Self::Out(_)
+            | Self::NotOut(_)
+            | Self::Loopback { .. }
+            | Self::V6
+            | Self::From(_)
+            | Self::NotFrom(_)
+            | Self::To(_)
+            | Self::NotTo(_)
+            | Self::Protocol(_)
+            | Self::Port(_)
+            | Self::NotOpening
+            | Self::IcmpUnreachable
+            | Self::NotRoot
+            | Self::Accept
+            | Self::Drop
+            | Self::Goto(_) => None,
         }
     }
 
