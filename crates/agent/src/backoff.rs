@@ -43,7 +43,7 @@ impl Backoff {
         now: Instant,
     ) -> Duration {
         // Of several that ran together the first to fail counts: they were one try.
-        if self.failed_at.is_none_or(|at| begun > at) {
+        if self.failed_at.is_none_or(|at| begun >= at) {
             self.failed_at = Some(now);
             self.in_a_row = match how {
                 Failed::Ready(well) if well >= WELL => 1,

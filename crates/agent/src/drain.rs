@@ -99,7 +99,7 @@ fn begin(node: &Node, id: &InstanceId, key: &ReleaseKey, cause: DrainCause) -> (
         cause.reason().clone_into(&mut record.reason);
     }
     let signal = match table.releases.get(key).map(|state| &state.preparation) {
-        Some(Preparation::Prepared(prepared)) => prepared.recipe.stop_signal,
+        Some(Preparation::Prepared(prepared)) => prepared.recipe.process.stop_signal,
         _ => 15,
     };
     // A slice that is gone can't say any more: what its service had begun is given a fair while.

@@ -13,6 +13,7 @@ use std::{
 use minato_image::{
     digest,
     manifest::{self, Document, ImageConfig, ImageManifest, ManifestError, NoPlatform, Platform},
+    process::{self, Process, ProcessError},
     tree::{self, UnpackError},
     users::{self, UserError},
 };
@@ -21,7 +22,7 @@ use minato_registry::Library;
 use minato_runtime::mounts::{self, MountPointError};
 use tokio::{sync::Semaphore, time::Instant};
 
-use crate::recipe::{self, Recipe};
+use crate::recipe::Recipe;
 
 /// Trees that are unpacked at the same time: unpacking takes a core and the disk.
 const AT_ONCE: usize = 2;
@@ -50,8 +51,8 @@ pub(crate) enum PrepareError {
     Platform(#[from] NoPlatform),
     #[error("the index {0} names further indexes without end")]
     Indexes(Digest),
-    #[error("the image has no entrypoint and no cmd, and the manifest no command")]
-    NoCommand,
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     #[error("the image {digest} has {layers} layers, but its configuration speaks of {diff_ids}")]
     Layers { digest: Digest, layers: usize, diff_ids: usize },
     #[error(transparent)]
@@ -74,7 +75,7 @@ impl PrepareError {
             Self::Manifest(error) => error.code(),
             Self::Platform(_) => Code::ImagePlatform,
             Self::Indexes(_) | Self::Layers { .. } => Code::ImageRefused,
-            Self::NoCommand => Code::EntrypointMissing,
+            Self::Process(error) => error.code(),
             Self::Unpack(error) => error.code(),
             Self::MountPoint(MountPointError::Io { source, .. }) => disk(source),
             Self::MountPoint(_) => Code::ImageRefused,
@@ -144,18 +145,15 @@ impl Trees {
         let trees = Arc::clone(self);
         let digest = spec.digest.clone();
         let image = blocking(move || trees.image(&digest)).await?;
-        if spec.command.is_empty() && image.config.entrypoint.is_empty() && image.config.cmd.is_empty() {
-            return Err(PrepareError::NoCommand);
-        }
-        let directories = directories(spec, &image.config);
+        let process = process::resolve(&image.config, spec)?;
+        let directories = directories(&process);
         let name = name(&image.digest, &directories);
         let lock = Arc::clone(lock(&self.making).entry(name.clone()).or_default());
         let result = {
             let _one = lock.lock().await;
             let _some = self.at_once.acquire().await.map_err(|_closed| PrepareError::GivenUp)?;
-            let (trees, spec) = (Arc::clone(self), spec.clone());
-            let tree = self.folder.join(&name);
-            blocking(move || trees.make(&image, &spec, &directories, tree)).await
+            let (trees, tree) = (Arc::clone(self), self.folder.join(&name));
+            blocking(move || trees.make(&image, process, &directories, tree)).await
         };
         drop(lock);
         leave(&self.making, &name);
@@ -202,7 +200,7 @@ impl Trees {
     fn make(
         &self,
         image: &Image,
-        spec: &ReleaseSpec,
+        process: Process,
         directories: &[String],
         tree: PathBuf,
     ) -> Result<Prepared, PrepareError> {
@@ -211,8 +209,8 @@ impl Trees {
         }
         // Again for a tree that is there: a crash may have come between.
         mounts::mount_points(&tree, directories)?;
-        let identity = users::resolve(&tree, &spec.user)?;
-        Ok(Prepared { recipe: Recipe::new(spec, &image.config, &identity), tree })
+        let identity = users::resolve(&tree, &process.user)?;
+        Ok(Prepared { recipe: Recipe::new(process, &identity), tree })
     }
 
     fn layers(&self, image: &Image) -> Result<Vec<tree::Layer>, PrepareError> {
@@ -287,9 +285,9 @@ impl Trees {
 }
 
 /// What must be there to be mounted on or entered: the writable paths and the working directory.
-fn directories(spec: &ReleaseSpec, image: &ImageConfig) -> Vec<String> {
-    let mut all = spec.writable.clone();
-    all.push(recipe::cwd(image));
+fn directories(process: &Process) -> Vec<String> {
+    let mut all = process.volumes.clone();
+    all.push(process.cwd.clone());
     all.retain(|path| path != "/");
     all.sort_unstable();
     all.dedup();

@@ -208,13 +208,13 @@ fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> 
     };
     let start = Start {
         root: prepared.tree.clone(),
-        argv: recipe.argv.clone(),
+        argv: recipe.process.argv.clone(),
         env: recipe.environment(key, record.port, id),
-        cwd: recipe.cwd.clone(),
+        cwd: recipe.process.cwd.clone(),
         uid: recipe.uid,
         gid: recipe.gid,
         groups: recipe.groups.clone(),
-        writable: spec.writable.clone(),
+        writable: recipe.process.volumes.clone(),
         scratch: spec.resources.scratch,
         files: spec.resources.files,
         init: spec.init,
