@@ -436,9 +436,75 @@ fn a_stale_try_is_removed_and_a_whole_tree_kept() {
     assert_eq!(fs::read_to_string(target.join("f")).unwrap(), "1");
 }
 
+/// A file system of one megabyte, taken away when it goes.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
+        rustix::mount::mount("small", directory.path(), "tmpfs", flags, Some(c"size=1m,nr_inodes=50"))
+            .unwrap();
+        Self(directory)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).ok();
+    }
+}
+
 #[test]
-fn a_full_disk_has_a_name() {
-    let full = io::Error::from_raw_os_error(28);
-    let error = Fault::Io("writing a file", full).at(&digest::of(b""), b"f", Path::new("/data"));
-    assert_eq!(error.code(), Code::DiskFull);
+fn a_full_disk_is_said_and_leaves_nothing() {
+    let small = Small::new();
+    let check = |layer: Layer| {
+        let error = unpack(&[layer], &small.0.path().join("tree"), &Limits::default()).unwrap_err();
+        assert_eq!(error.code(), Code::DiskFull, "{error:?}");
+        assert_eq!(fs::read_dir(small.0.path()).unwrap().count(), 0);
+    };
+    check(Tar::new().file("small", "x").file("large", &"x".repeat(2 << 20)).layer());
+    check((0..60).fold(Tar::new(), |tar, at| tar.file(&format!("f{at}"), "")).layer());
+    // With room it works, in the very same place.
+    unpack(&[Tar::new().file("f", "x").layer()], &small.0.path().join("tree"), &Limits::default()).unwrap();
+}
+
+#[test]
+fn no_header_makes_the_reader_fall() {
+    let sparse = |header: &mut Header| {
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.realsize[..11].copy_from_slice(b"00000001000");
+        gnu.sparse[0].offset[..11].copy_from_slice(b"00000000000");
+        gnu.sparse[0].numbytes[..11].copy_from_slice(b"00000000004");
+    };
+    let content = Tar::new()
+        .pax(&[("path", b"long"), ("mtime", b"-1.5"), ("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"4")])
+        .file("f", "x")
+        .add(EntryType::GNUSparse, "s", sparse, b"data")
+        .add(EntryType::GNULongName, "././@LongLink", |_| {}, b"name\0")
+        .link(EntryType::Link, "h", "f")
+        .bytes();
+    let read = |bytes: &[u8]| {
+        let mut archive = Archive::new(bytes);
+        let mut entries = 0;
+        while let Ok(Some(_)) = archive.next() {
+            entries += 1;
+        }
+        entries
+    };
+    assert_eq!(read(&content), 3);
+    for at in 0..content.len() {
+        for change in [0x01, 0x80, 0xff] {
+            let mut broken = content.clone();
+            broken[at] ^= change;
+            let block = at - at % 512;
+            if &broken[block + 257..block + 262] == b"ustar" {
+                let mut header = Header::from_byte_slice(&broken[block..block + 512]).clone();
+                header.set_cksum();
+                broken[block..block + 512].copy_from_slice(header.as_bytes());
+            }
+            // There are five headers, whatever each is taken for.
+            assert!(read(&broken) <= 5);
+        }
+    }
 }
