@@ -120,7 +120,7 @@ fn prepare(data: &Path, id: &str) -> Result<Option<(serve::Keeper, OwnedFd)>, (&
     // It leads a process group already if it was started by hand.
     setsid().ok();
     umask(Mode::from_raw_mode(0o077));
-    sys::close_all_but(&mut Vec::new());
+    sys::close_all_but(&mut []);
     sys::reset_signals();
     raise_open_files();
     let folder = data.join("keeper");

@@ -104,11 +104,16 @@ fn directory(root: &OwnedFd, path: &str) -> Result<(), Errno> {
 /// Makes an empty file where there is none, and in the place of a link.
 fn file(etc: &OwnedFd, name: &str) -> Result<(), Errno> {
     match statat(etc, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => return Ok(()),
-            FileType::Symlink => unlinkat(etc, name, AtFlags::empty())?,
-            _ => return Err(Errno::EXIST),
-        },
+        Ok(stat) => {
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind == FileType::RegularFile {
+                return Ok(());
+            }
+            if kind != FileType::Symlink {
+                return Err(Errno::EXIST);
+            }
+            unlinkat(etc, name, AtFlags::empty())?;
+        }
         Err(Errno::NOENT) => {}
         Err(error) => return Err(error),
     }

@@ -237,9 +237,8 @@ fn load(offset: u32) -> sock_filter {
     statement(BPF_LD | BPF_W | BPF_ABS, offset)
 }
 
-#[expect(clippy::cast_sign_loss, reason = "error numbers are positive")]
 fn refuse(errno: i32) -> sock_filter {
-    statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | errno as u32)
+    statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | errno.cast_unsigned())
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "instruction codes fit 16 bits")]
@@ -288,7 +287,7 @@ mod tests {
     }
 
     fn check(call: libc::c_long, arguments: [u32; 2], errno: i32) {
-        let expected = if errno == 0 { SECCOMP_RET_ALLOW } else { SECCOMP_RET_ERRNO | errno as u32 };
+        let expected = if errno == 0 { SECCOMP_RET_ALLOW } else { SECCOMP_RET_ERRNO | errno.cast_unsigned() };
         let program = compile().unwrap();
         assert_eq!(run(&program, ARCHITECTURE, number(call), arguments), expected, "call {call}");
     }
@@ -322,7 +321,7 @@ mod tests {
         for call in 0..=LAST_KNOWN {
             let expected = match exceptions.iter().find(|(n, _)| *n == call) {
                 None => SECCOMP_RET_ALLOW,
-                Some((_, Action::Refuse(errno))) => SECCOMP_RET_ERRNO | *errno as u32,
+                Some((_, Action::Refuse(errno))) => SECCOMP_RET_ERRNO | errno.cast_unsigned(),
                 Some(_) => continue,
             };
             assert_eq!(run(&program, ARCHITECTURE, call, [0, 0]), expected, "call {call}");

@@ -44,7 +44,7 @@ pub(crate) fn fork_sandbox(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked>
     if let Some(cgroup) = cgroup {
         // Above the 32 bits that libc's constant is cut to on some targets.
         flags |= 0x2_0000_0000;
-        arguments.cgroup = cgroup.as_raw_fd() as u64;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
     arguments.flags = flags;
     arguments.pidfd = ptr::from_mut(&mut pidfd) as u64;
@@ -81,7 +81,7 @@ pub(crate) fn exit_now(status: i32) -> ! {
 
 /// Closes every descriptor that is not in `keep`. The owners of those closed must be leaked or never
 /// used: call it in a forked child only, or at the start of a process.
-pub(crate) fn close_all_but(keep: &mut Vec<RawFd>) {
+pub(crate) fn close_all_but(keep: &mut [RawFd]) {
     keep.sort_unstable();
     let mut from: u32 = 3;
     for &fd in keep.iter().filter(|&&fd| fd >= 3) {
@@ -128,7 +128,7 @@ pub(crate) fn set_mount(mount: BorrowedFd<'_>, attributes: MountAttributes<'_>) 
     raw.attr_set = attributes.set;
     if let Some(namespace) = attributes.user_namespace {
         raw.attr_set |= libc::MOUNT_ATTR_IDMAP;
-        raw.userns_fd = namespace.as_raw_fd() as u64;
+        raw.userns_fd = u64::from(namespace.as_raw_fd().unsigned_abs());
     }
     // SAFETY: the path is an empty string with its end, the structure and its size belong together.
     let result = unsafe {

@@ -78,7 +78,7 @@ fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io:
                 chownat(to, name, Some(owner(&stat)), Some(group(&stat)), AtFlags::SYMLINK_NOFOLLOW)?;
             }
             // Sockets of nobody, and devices, which no unpacked tree holds.
-            _ => {}
+            FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown => {}
         }
     }
     own(&to, &statat(from, c"", AtFlags::EMPTY_PATH)?)

@@ -76,7 +76,7 @@ fn limit(files: u32) -> Result<(), Broken> {
 /// Process 1: passes signals on and reaps, until the program has ended.
 fn watch(child: i32, control: &OwnedFd, keeper: BorrowedFd<'_>) -> ! {
     // The end of this socket tells the server that the program was executed: only the child has it now.
-    sys::close_all_but(&mut vec![keeper.as_raw_fd()]);
+    sys::close_all_but(&mut [keeper.as_raw_fd()]);
     let _: &OwnedFd = control;
     loop {
         match sys::wait_for_signal() {
@@ -101,7 +101,8 @@ fn watch(child: i32, control: &OwnedFd, keeper: BorrowedFd<'_>) -> ! {
 fn execute(order: &Order, argv: &[CString], env: &[CString]) -> Broken {
     let name = order.argv.first().map(String::as_str).unwrap_or_default();
     if name.contains('/') {
-        let error = argv.first().map_or(io::ErrorKind::NotFound.into(), |path| sys::execute(path, argv, env));
+        let error =
+            argv.first().map_or_else(|| io::ErrorKind::NotFound.into(), |path| sys::execute(path, argv, env));
         return explain(name, error);
     }
     let path = order.env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(PATH);

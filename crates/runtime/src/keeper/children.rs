@@ -210,12 +210,12 @@ fn equip(
     fs::write(format!("/proc/{pid}/gid_map"), &map).map_err(at("map the ids"))?;
     wire::send(line, init::MAPPED, &[], SendFlags::empty()).map_err(at("talk to the init"))?;
     let network = NodeNetwork { id: ground.id, plan: spec.plan };
-    link::create_instance_pair(&network, spec.address, network_namespace.as_fd()).map_err(
-        |error| match error {
-            link::PairError::Busy { .. } => Failure { step: Failure::BUSY.into(), errno: libc::EEXIST },
-            error => at("make the link")(init::root_cause(error)),
-        },
-    )?;
+    link::create_instance_pair(&network, spec.address, network_namespace.as_fd()).map_err(|error| {
+        if matches!(error, link::PairError::Busy { .. }) {
+            return Failure { step: Failure::BUSY.into(), errno: libc::EEXIST };
+        }
+        at("make the link")(init::root_cause(error))
+    })?;
     wire::send(line, init::LINKED, &[], SendFlags::empty()).map_err(at("talk to the init"))?;
     Ok(Handles { control, user_namespace, network_namespace })
 }

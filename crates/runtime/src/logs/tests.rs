@@ -3,7 +3,8 @@ use super::*;
 /// A log of `count` lines over two files: line n was written at moment 10 * n.
 fn write(folder: &Path, count: u64, turned_at: u64) -> std::path::PathBuf {
     let path = folder.join("a.log");
-    let record = |n: u64| format!("{n} {} {} line {n}\n", 10 * n, if n % 2 == 0 { 'o' } else { 'e' });
+    let record =
+        |n: u64| format!("{n} {} {} line {n}\n", 10 * n, if n.is_multiple_of(2) { 'o' } else { 'e' });
     std::fs::write(folder.join("a.log.1"), (0..turned_at).map(record).collect::<String>()).unwrap();
     std::fs::write(&path, (turned_at..count).map(record).collect::<String>()).unwrap();
     path

@@ -66,13 +66,12 @@ fn what_a_full_disk_costs_is_counted() {
     let path = folder.path().join("a.log");
     let (mut output, [stdout, _stderr]) = Output::new(&path, 1 << 20, 0).unwrap();
     let stdout = File::from(stdout);
-    let mut write = |output: &mut Output, text: &str| {
+    let write = |output: &mut Output, text: &str| {
         (&stdout).write_all(text.as_bytes()).unwrap();
         output.read(Stream::Stdout, 1);
     };
     write(&mut output, "first\n");
-    let before =
-        std::mem::replace(&mut output.log.file, Some(File::options().write(true).open("/dev/full").unwrap()));
+    let before = output.log.file.replace(File::options().write(true).open("/dev/full").unwrap());
     write(&mut output, "lost\nlost\n");
     write(&mut output, "lost\n");
     output.log.file = before;
