@@ -1,1 +1,43 @@
-//! (to be written)
+//! The edge: it takes requests, finds or awaits an instance that may answer, and carries the answer
+//! back.
+//!
+//! ```text
+//! listen → serve → request → route ──▶ balance ──▶ upstream → relay → observe
+//!            │                         ▲     │
+//!         inbound                      └ hold ┘  ··· wake ···▶ the node's agent
+//! ```
+//!
+//! Every edge thread has a runtime of its own, connections of its own to clients and to instances,
+//! and shares with the others only what is in [`snapshot`] (immutable, swapped whole) and counters.
+//! No request waits for anything but its instance.
+
+pub mod config;
+pub mod edge;
+pub mod handle;
+pub mod listen;
+
+mod answer;
+mod attempt;
+mod balance;
+mod clock;
+mod headers;
+mod hold;
+mod inbound;
+mod load;
+mod names;
+mod observe;
+mod relay;
+mod release;
+mod request;
+mod route;
+mod serve;
+mod shared;
+mod snapshot;
+mod target;
+mod upgrade;
+mod upstream;
+mod walk;
+
+pub use config::{Config, Limits, Prefix};
+pub use edge::{Edge, StartError};
+pub use handle::Handle;

@@ -1,0 +1,307 @@
+//! Tries a request on instances until one begins to answer.
+//!
+//! A request is tried again only where that can't do anything twice: nothing of it was sent, or its
+//! method is idempotent and its body, if any, still unread; and never once an answer has begun.
+
+use std::{rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use http::Method;
+use minato_model::{code::Code, node::Phases, routing::Refusal};
+use tokio::time::Instant;
+
+use crate::{
+    answer::Answer,
+    clock::Micros,
+    headers::Length,
+    hold::{Entrance, Grant, Waiter},
+    inbound::Inbound,
+    release::{Lease, Release},
+    route,
+    serve::{Life, Local},
+    snapshot::Service,
+    upstream::{
+        connection::Connection,
+        exchange::{self, Begun, Failure, Message},
+        upload::{Broken, Upload},
+    },
+    walk::{Refused, too_large},
+};
+
+/// How many instances may break under one request: it may be the request that breaks them.
+const BREAKS_MAX: u32 = 2;
+/// How often a client that was told to wait is looked after, while it has a body to send.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What is to be tried.
+pub(crate) struct Task<'a> {
+    pub(crate) local: &'a Rc<Local>,
+    pub(crate) inbound: &'a Rc<Inbound>,
+    pub(crate) method: &'a Method,
+    pub(crate) head: &'a [u8],
+    pub(crate) body: Option<(&'a Rc<Upload>, Length)>,
+    pub(crate) idempotent: bool,
+    pub(crate) upgrade: bool,
+    pub(crate) began: Micros,
+}
+
+/// An instance began to answer.
+pub(crate) struct Attempt {
+    pub(crate) begun: Begun,
+    pub(crate) lease: Lease,
+    /// How long it waited for the instance's start, and the start's phases.
+    pub(crate) waited: Option<(Duration, Phases)>,
+}
+
+/// A request on its way, from instance to instance.
+struct Walk<'a> {
+    task: Task<'a>,
+    service: Arc<Service>,
+    release: Option<Arc<Release>>,
+    deadline: Instant,
+    /// The instance that broke last.
+    avoid: Option<u64>,
+    breaks: u32,
+    waiting_since: Option<Micros>,
+}
+
+/// What one connection came to.
+enum Outcome {
+    Begun(Begun),
+    /// Not with this instance; elsewhere, perhaps.
+    Elsewhere,
+}
+
+/// Tries until an instance begins to answer, or the answer is the edge's own.
+pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt, Refused> {
+    let begin = task.local.shared.clock.instant(task.began);
+    let deadline = begin + service.route.timeout;
+    let mut walk =
+        Walk { task, service, release: None, deadline, avoid: None, breaks: 0, waiting_since: None };
+    loop {
+        let lease = match walk.balance() {
+            Some(lease) => lease,
+            // Seldom, and large: not in every request's own state.
+            None => Box::pin(walk.hold()).await?,
+        };
+        let serial = lease.target().serial;
+        let connection = walk.task.local.pool.take(lease.target(), !walk.task.idempotent);
+        match walk.exchange(connection, &lease).await {
+            Ok(Outcome::Begun(begun)) => {
+                lease.answered();
+                let waited = walk.waited(&lease);
+                return Ok(Attempt { begun, lease, waited });
+            }
+            Ok(Outcome::Elsewhere) => {
+                walk.avoid = Some(serial);
+                walk.task.local.shared.totals.retries.fetch_add(1, Relaxed);
+                drop(lease);
+            }
+            Err(Stop::Refused) => {
+                walk.task.local.shared.totals.retries.fetch_add(1, Relaxed);
+                lease.refused();
+            }
+            Err(Stop::Answer(answer)) => return Err(walk.own(answer)),
+        }
+    }
+}
+
+/// Why an instance gives no answer.
+enum Stop {
+    /// It takes no connections.
+    Refused,
+    /// The edge has to answer.
+    Answer(Answer),
+}
+
+impl Walk<'_> {
+    /// A place on an instance, if one can be had at once.
+    fn balance(&mut self) -> Option<Lease> {
+        let release = match self.release.take().filter(|release| self.service.has(release)) {
+            Some(release) => release,
+            None => Arc::clone(self.service.next_release()?),
+        };
+        let lease = release.lease(self.avoid);
+        self.release = Some(release);
+        lease
+    }
+
+    /// Waits for a place.
+    async fn hold(&mut self) -> Result<Lease, Refused> {
+        let mut life = self.task.local.life.clone();
+        loop {
+            let release = match &self.release {
+                Some(release) => Arc::clone(release),
+                None => Arc::clone(self.service.next_release().ok_or_else(|| self.nothing_serves())?),
+            };
+            self.release = Some(Arc::clone(&release));
+            if Instant::now() >= self.deadline {
+                return Err(self.own(self.late("no instance was ready in time")));
+            }
+            self.waiting_since.get_or_insert_with(|| self.task.local.shared.clock.now());
+            let mut waiter = match release.enter(self.service.route.pending) {
+                Entrance::Place(lease) => return Ok(lease),
+                Entrance::Refused(refusal) => return Err(self.refused(&refusal)),
+                Entrance::Full => return Err(self.own(queue_full())),
+                Entrance::Waiting(waiter) => waiter,
+            };
+            let grant = tokio::select! {
+                biased;
+                grant = waiter.granted() => grant,
+                () = tokio::time::sleep_until(self.deadline) => {
+                    return Err(self.own(self.late("no instance was ready in time")));
+                }
+                () = self.hung_up() => return Err(self.own(gone())),
+                _ = life.wait_for(|life| matches!(life, Life::Ending | Life::Ended)) => {
+                    let answer = Answer::new(Code::Draining, "this node is being stopped");
+                    return Err(self.own(answer.retry_after(Duration::from_secs(1))));
+                }
+            };
+            drop::<Waiter>(waiter);
+            if let Some(lease) = self.accept(grant)? {
+                return Ok(lease);
+            }
+        }
+    }
+
+    /// Looks at what has been granted by the routes that are in force now.
+    fn accept(&mut self, grant: Grant) -> Result<Option<Lease>, Refused> {
+        let snapshot = self.task.local.shared.snapshot.load();
+        let service = snapshot.service(&self.service.key);
+        self.service = Arc::clone(service.ok_or_else(|| self.own(route::no_route()))?);
+        let stays = self.release.as_ref().is_some_and(|release| self.service.has(release));
+        if !stays {
+            self.release = None;
+        }
+        match grant {
+            Grant::Place(lease) if stays && !lease.target().is_withdrawn() => Ok(Some(lease)),
+            Grant::Place(lease) => {
+                lease.return_unused();
+                Ok(None)
+            }
+            Grant::Refused(refusal) if stays => Err(self.refused(&refusal)),
+            Grant::Refused(_) | Grant::Again => Ok(None),
+        }
+    }
+
+    /// Sends the request to an instance, over a connection that was used before if there is one.
+    async fn exchange(&mut self, mut kept: Option<Connection>, lease: &Lease) -> Result<Outcome, Stop> {
+        let local = self.task.local;
+        loop {
+            let connection = match kept.take() {
+                Some(connection) => connection,
+                None => {
+                    let within = local.shared.limits.connect.min(self.left()?);
+                    let opened = Connection::open(lease.target(), within).await;
+                    let connection = opened.map_err(|_| Stop::Refused)?;
+                    local.pool.opened(lease.target(), &connection);
+                    connection
+                }
+            };
+            let message = Message {
+                method: self.task.method,
+                head: self.task.head,
+                body: self.task.body,
+                upgrade: self.task.upgrade,
+                deadline: self.deadline.max(Instant::now() + Duration::from_millis(1)),
+                head_max: local.shared.limits.head_bytes,
+            };
+            match exchange::exchange(connection, &message).await {
+                Ok(begun) => return Ok(Outcome::Begun(begun)),
+                Err(Failure::Broke { reused, sent }) => {
+                    if !self.may_repeat(sent) {
+                        return Err(self.broke(lease, "the connection to the instance broke"));
+                    }
+                    if !reused {
+                        lease.broke();
+                        self.breaks += 1;
+                        if self.breaks > BREAKS_MAX {
+                            return Err(self.broke(lease, "instances broke the connection again and again"));
+                        }
+                        return Ok(Outcome::Elsewhere);
+                    }
+                    // It was closed while it was unused: a fresh one to the same instance will tell.
+                    local.shared.totals.retries.fetch_add(1, Relaxed);
+                }
+                Err(Failure::NoAnswer) => {
+                    let answer = Answer::new(Code::Upstream, "what the instance answered is not HTTP");
+                    return Err(Stop::Answer(answer));
+                }
+                Err(Failure::Late) => {
+                    return Err(Stop::Answer(self.late("the instance didn't answer in time")));
+                }
+                Err(Failure::Client(broken)) => return Err(Stop::Answer(self.broken(&broken))),
+            }
+        }
+    }
+
+    fn may_repeat(&self, sent: bool) -> bool {
+        let body_is_whole = self.task.body.is_none_or(|(body, _)| !body.has_begun());
+        body_is_whole && (self.task.idempotent || !sent)
+    }
+
+    fn broke(&self, lease: &Lease, detail: &str) -> Stop {
+        lease.broke();
+        Stop::Answer(Answer::new(Code::Upstream, detail))
+    }
+
+    fn left(&self) -> Result<Duration, Stop> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let late = || Stop::Answer(self.late("no instance could be reached in time"));
+        if left.is_zero() { Err(late()) } else { Ok(left) }
+    }
+
+    fn late(&self, what: &str) -> Answer {
+        Answer::new(Code::Timeout, format!("{what} ({:?})", self.service.route.timeout))
+    }
+
+    fn broken(&self, broken: &Broken) -> Answer {
+        match broken {
+            Broken::Paused => Answer::new(Code::ClientTimeout, "the request's body didn't arrive in time"),
+            Broken::TooLarge => too_large(self.service.route.body_max),
+            Broken::Client | Broken::Instance => {
+                Answer::new(Code::BadRequest, "the request's body broke off")
+            }
+        }
+    }
+
+    fn own(&self, answer: Answer) -> Refused {
+        Refused { answer, release: self.release.clone() }
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Refused {
+        self.own(Answer::start_failed(&self.service.key, refusal))
+    }
+
+    fn nothing_serves(&self) -> Refused {
+        let retry_after = Duration::from_secs(5);
+        self.refused(&Refusal { code: Code::ReleaseRefused, instance: None, retry_after })
+    }
+
+    /// Resolves when the client has hung up. Without a body hyper sees that by itself; with one it
+    /// doesn't read on before the body is wanted.
+    async fn hung_up(&self) {
+        if self.task.body.is_none() {
+            return std::future::pending().await;
+        }
+        while !self.task.inbound.has_hung_up().await {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// How long the request waited, if that was for the start of this instance.
+    fn waited(&self, lease: &Lease) -> Option<(Duration, Phases)> {
+        let since = self.waiting_since.filter(|since| lease.target().admitted_at >= *since)?;
+        let admitted = lease.target().admitted_at;
+        Some((Duration::from_micros(admitted - since), lease.target().endpoint.cold?))
+    }
+}
+
+fn queue_full() -> Answer {
+    let answer = Answer::new(Code::QueueFull, "too many requests wait for an instance already");
+    answer.retry_after(Duration::from_secs(1))
+}
+
+/// Nobody will read this.
+fn gone() -> Answer {
+    Answer::new(Code::BadRequest, "the client has hung up")
+}

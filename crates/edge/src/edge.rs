@@ -1,0 +1,157 @@
+//! An edge's life: start, drain, end.
+
+use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+
+use minato_model::routing::Wake;
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use crate::{
+    config::Config,
+    handle::Handle,
+    names,
+    serve::{self, Command, Life, Local},
+    shared::Shared,
+};
+
+/// How long those who are told at the end that the node stops have to read it.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// A running edge. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct Edge {
+    handle: Handle,
+    life: watch::Sender<Life>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// An edge can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no listener, so there would be no thread.
+    #[error("an edge needs at least one listener")]
+    NoListener,
+    /// The system gives no thread, or no random numbers.
+    #[error("can't start an edge thread")]
+    Thread(#[source] io::Error),
+    /// The name server's address is taken, or not there.
+    #[error("can't answer names at {address}")]
+    Names {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Edge {
+    /// Starts an edge: one thread for each of its listeners, and one for names where it has a plan.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(config: Config, wake: Arc<dyn Wake>) -> Result<Self, StartError> {
+        let Config { http, plan, trusted_proxies, resolv_conf, limits } = config;
+        if http.is_empty() {
+            return Err(StartError::NoListener);
+        }
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            http.iter().map(|_| mpsc::unbounded_channel::<Command>()).unzip();
+        let shared = Arc::new(Shared::new((limits, trusted_proxies, plan), wake, senders));
+        let (life, watching) = watch::channel(Life::Serving);
+        let mut edge = Self { handle: Handle { shared: Arc::clone(&shared) }, life, threads: Vec::new() };
+        for (index, (listener, commands)) in http.into_iter().zip(receivers).enumerate() {
+            let (shared, life) = (Arc::clone(&shared), watching.clone());
+            let seed = getrandom::u64().map_err(|error| StartError::Thread(io::Error::other(error)))?;
+            edge.spawn(format!("edge-{index}"), async move || {
+                let local = Local::new(shared, index, life, seed);
+                serve::run(std::rc::Rc::new(local), listener, commands).await;
+            })?;
+        }
+        if let Some(plan) = plan {
+            let address = std::net::SocketAddr::from((plan.gateway(), 53));
+            let names = names::Server::bind(address, plan, resolv_conf, Arc::clone(&shared))
+                .map_err(|source| StartError::Names { address, source })?;
+            edge.spawn("edge-names".to_owned(), async move || names.run(watching).await)?;
+        }
+        Ok(edge)
+    }
+
+    /// What the agent is handed.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// What was measured, as Prometheus text.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.handle.metrics()
+    }
+
+    /// Ends the edge: takes no more connections, answers what was asked, and after `within` cuts
+    /// what is left; whoever still waits for an instance then is told so. Resolves when all its
+    /// threads have ended.
+    pub async fn drain(mut self, within: Duration) {
+        let deadline = Instant::now() + within;
+        self.life.send_replace(Life::Draining);
+        let shared = Arc::clone(&self.handle.shared);
+        shared.confirmed().await;
+        if tokio::time::timeout_at(deadline, no_connections(&shared)).await.is_err() {
+            self.life.send_replace(Life::Ending);
+            // Whoever reads slowly, or waits for a stream's end, is cut.
+            drop(tokio::time::timeout(FAREWELL, no_connections(&shared)).await);
+        }
+        self.life.send_replace(Life::Ended);
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || join(threads)).await;
+        if let Err(error) = joined {
+            tracing::error!(%error, "the edge's threads could not be joined");
+        }
+    }
+
+    /// Starts a thread with a runtime of its own.
+    fn spawn<F>(&mut self, name: String, main: F) -> Result<(), StartError>
+    where
+        F: AsyncFnOnce() + Send + 'static,
+    {
+        let runtime = move || {
+            // Checked below by whoever needs it: without a runtime there is no thread to speak of.
+            match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime.block_on(main()),
+                Err(error) => tracing::error!(%error, "an edge thread has no runtime"),
+            }
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(runtime).map_err(StartError::Thread)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+async fn no_connections(shared: &Shared) {
+    loop {
+        let ended = shared.ended.notified();
+        if shared.connections() == 0 {
+            return;
+        }
+        ended.await;
+    }
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("an edge thread panicked");
+        }
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.life.send_replace(Life::Ended);
+        join(std::mem::take(&mut self.threads));
+    }
+}

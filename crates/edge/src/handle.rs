@@ -1,0 +1,178 @@
+//! What the edge does for the node's agent.
+//!
+//! Every change takes effect when it is called, not when its future is first polled; the future
+//! waits for the threads' confirmation.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, PoisonError},
+};
+
+use minato_model::{
+    BoxFuture,
+    ids::{InstanceId, ReleaseKey, ServiceKey},
+    route::{Endpoint, Table},
+    routing::{Load, Refusal, Routing, Traffic},
+};
+use tokio::sync::oneshot;
+
+use crate::{listen, serve::Command, shared::Shared, snapshot::Snapshot, target::Target};
+
+/// The edge as the agent knows it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// What was measured, as Prometheus text.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.shared.metrics()
+    }
+
+    fn target(&self, instance: &InstanceId) -> Option<Arc<Target>> {
+        let instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        instances.get(instance)?.target.clone()
+    }
+
+    /// Opens and closes listeners, so that every service of the snapshot has its virtual address.
+    fn listen(&self, snapshot: &Snapshot) {
+        let Some(plan) = self.shared.plan else { return };
+        let mut listening = self.shared.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *listening);
+        for service in snapshot.services() {
+            let offset = service.route.virtual_offset;
+            for port in [80, service.route.port] {
+                let stop = before.remove(&(offset, port));
+                if listening.contains_key(&(offset, port)) {
+                    continue;
+                }
+                let stop = stop.or_else(|| self.listen_at(SocketAddr::from((plan.at(offset), port)), offset));
+                if let Some(stop) = stop {
+                    listening.insert((offset, port), stop);
+                }
+            }
+        }
+        // Those left are of no service any more: dropping their senders stops them.
+        drop::<BTreeMap<_, _>>(before);
+    }
+
+    fn listen_at(&self, address: SocketAddr, offset: u16) -> Option<oneshot::Sender<()>> {
+        match listen::single(address) {
+            Ok(listener) => {
+                let (stop, stopped) = oneshot::channel();
+                let thread = usize::from(offset) % self.shared.threads().max(1);
+                self.shared.tell(thread, Command::Listen { listener, offset, stop: stopped });
+                Some(stop)
+            }
+            Err(error) => {
+                tracing::error!(%address, %error, "a virtual address can't be listened at");
+                None
+            }
+        }
+    }
+}
+
+impl Routing for Handle {
+    fn publish(&self, table: Arc<Table>) -> BoxFuture<'_, ()> {
+        let shared = &self.shared;
+        let snapshot = Arc::new(Snapshot::compile(&table, |key| shared.release(key)));
+        for service in snapshot.services() {
+            for release in service.releases() {
+                release.configure(&service.route);
+            }
+        }
+        self.listen(&snapshot);
+        shared.snapshot.store(Arc::clone(&snapshot));
+        let in_force = |key: &ServiceKey| snapshot.service(key);
+        // Those without a weight too: their instances may be admitted already.
+        let named: BTreeSet<_> = table
+            .services
+            .iter()
+            .flat_map(|entry| entry.weights.iter().map(|weight| (&entry.service, weight.number)))
+            .collect();
+        let releases = shared.prune(|release| named.contains(&(&release.key.service, release.key.number)));
+        for release in releases {
+            let served = in_force(&release.key.service).is_some_and(|service| service.has(&release));
+            if served {
+                // Limits may have risen.
+                release.dispatch();
+                release.reconsider();
+            } else {
+                release.scatter();
+            }
+        }
+        Box::pin(shared.confirmed())
+    }
+
+    fn admit(&self, endpoint: Endpoint) {
+        let release = self.shared.release(&endpoint.release);
+        let target = {
+            let mut instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = instances.entry(endpoint.instance.clone()).or_default();
+            if known.target.as_ref().is_some_and(|target| !target.is_withdrawn()) {
+                return;
+            }
+            let target = Arc::new(Target::new(self.shared.next_serial(), endpoint, self.shared.clock.now()));
+            known.target = Some(Arc::clone(&target));
+            target
+        };
+        release.admit(&target);
+    }
+
+    fn introduce(&self, instance: &InstanceId, service: &ServiceKey, address: Ipv4Addr) {
+        let mut instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        instances.entry(instance.clone()).or_default().address = Some(address);
+        self.shared.introduce(instance, service, address);
+    }
+
+    fn withdraw(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
+        let Some(target) = self.target(instance) else { return Box::pin(std::future::ready(())) };
+        if let Some(release) = self.shared.known_release(&target.endpoint.release) {
+            release.withdraw(&target);
+        } else {
+            target.withdraw();
+        }
+        self.shared.tell_all(|| Command::Withdraw(target.serial));
+        Box::pin(self.shared.confirmed())
+    }
+
+    fn quiet(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
+        let target = self.target(instance);
+        Box::pin(async move {
+            if let Some(target) = target {
+                target.quiet().await;
+            }
+        })
+    }
+
+    fn forget(&self, instance: &InstanceId) {
+        let known = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(instance);
+        let Some(known) = known else { return };
+        if let Some(address) = known.address {
+            self.shared.dismiss(instance, address);
+        }
+        if let Some(target) = known.target {
+            if !target.is_withdrawn()
+                && let Some(release) = self.shared.known_release(&target.endpoint.release)
+            {
+                release.withdraw(&target);
+            }
+            self.shared.tell_all(|| Command::Cut(target.serial));
+        }
+    }
+
+    fn refuse(&self, release: &ReleaseKey, refusal: Option<Refusal>) {
+        self.shared.release(release).refuse(refusal);
+    }
+
+    fn load(&self, release: &ReleaseKey) -> Load {
+        self.shared.known_release(release).map(|release| release.load()).unwrap_or_default()
+    }
+
+    fn traffic(&self, instance: &InstanceId) -> Traffic {
+        self.target(instance).map(|target| target.traffic()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,225 @@
+//! The answer on its way back to the client.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
+
+use crate::{
+    clock::Micros,
+    inbound::Phase,
+    release::{Lease, Release},
+    serve::Local,
+    upstream::{
+        connection::Connection,
+        exchange::Sending,
+        framing::{Framing, Step},
+        upload::Broken,
+    },
+};
+
+/// A response's body.
+pub(crate) struct Answered {
+    content: Content,
+    _end: End,
+}
+
+enum Content {
+    /// Known whole.
+    Whole(Option<Bytes>),
+    /// From an instance.
+    Relayed(Box<Relayed>),
+}
+
+/// What happens when the answer's end was reached, or the client went away.
+pub(crate) struct End {
+    pub(crate) local: Rc<Local>,
+    pub(crate) phase: Arc<Phase>,
+    pub(crate) began: Micros,
+    pub(crate) status: u16,
+    /// Which release it counts for.
+    pub(crate) release: Option<Arc<Release>>,
+}
+
+/// A body that is arriving from an instance.
+pub(crate) struct Relayed {
+    local: Rc<Local>,
+    /// Gone once the body is complete.
+    source: Option<Source>,
+    framing: Framing,
+    keep: bool,
+    sending: Option<Sending>,
+    /// Until when something has to arrive; set while nothing does.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+struct Source {
+    connection: Connection,
+    lease: Lease,
+}
+
+impl Answered {
+    pub(crate) fn whole(content: Bytes, end: End) -> Self {
+        Self { content: Content::Whole(Some(content).filter(|content| !content.is_empty())), _end: end }
+    }
+
+    pub(crate) fn relayed(relayed: Relayed, end: End) -> Self {
+        if relayed.source.is_none() {
+            return Self::whole(Bytes::new(), end);
+        }
+        Self { content: Content::Relayed(Box::new(relayed)), _end: end }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let now = self.local.shared.clock.now();
+        let totals = &self.local.shared.totals.unrouted;
+        let stats = self.release.as_ref().map_or(totals, |release| release.stats());
+        stats.count(self.status, now.saturating_sub(self.began));
+        self.phase.end(now);
+    }
+}
+
+impl Relayed {
+    pub(crate) fn new(
+        local: Rc<Local>,
+        connection: Connection,
+        lease: Lease,
+        framing: Framing,
+        keep: bool,
+        sending: Option<Sending>,
+    ) -> Self {
+        let mut relayed = Self {
+            local,
+            source: Some(Source { connection, lease }),
+            framing,
+            keep,
+            sending,
+            patience: None,
+        };
+        if matches!(framing, Framing::Done | Framing::Length(0)) {
+            relayed.finish();
+        }
+        relayed
+    }
+
+    /// The body is complete: gives the connection and the place back.
+    fn finish(&mut self) {
+        self.framing = Framing::Done;
+        let Some(Source { connection, lease }) = self.source.take() else { return };
+        // What is left of the request would be taken for the next one.
+        if self.keep && self.sending.is_none() && connection.buffer.is_empty() {
+            self.local.pool.put(lease.target(), connection);
+        }
+    }
+
+    /// Goes on sending the request's body, as some answers begin before it ended.
+    fn poll_sending(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(sending) = self.sending.as_mut() else { return Ok(()) };
+        match sending.as_mut().poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(sent) => {
+                self.sending = None;
+                match sent {
+                    Ok(()) => Ok(()),
+                    Err(Broken::Instance) => {
+                        self.keep = false;
+                        Ok(())
+                    }
+                    Err(Broken::Paused | Broken::TooLarge | Broken::Client) => {
+                        Err(io::Error::other("the request's body broke off"))
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Err(error) = self.poll_sending(cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        loop {
+            let Some(source) = self.source.as_mut() else { return Poll::Ready(None) };
+            let frame = match self.framing.step(&mut source.connection.buffer) {
+                Ok(Step::Data(data)) => Frame::data(data),
+                Ok(Step::Trailers(mut trailers)) => {
+                    crate::headers::clean_response(&mut trailers, false);
+                    Frame::trailers(trailers)
+                }
+                Ok(Step::Done) => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Ok(Step::More) => match ready!(self.poll_fill(cx)) {
+                    Ok(()) => continue,
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                },
+                Err(_) => return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
+            };
+            self.patience = None;
+            if matches!(self.framing, Framing::Done | Framing::Length(0)) {
+                self.finish();
+            }
+            return Poll::Ready(Some(Ok(frame)));
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(source) = self.source.as_mut() else { return Poll::Ready(Ok(())) };
+        match source.connection.poll_fill(cx) {
+            Poll::Ready(Ok(true)) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(false)) if self.framing == Framing::Close => {
+                self.finish();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Ok(false)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let limit = self.local.shared.limits.stream_idle;
+                let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                ready!(patience.as_mut().poll(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl Body for Answered {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match &mut self.content {
+            Content::Whole(content) => Poll::Ready(content.take().map(|content| Ok(Frame::data(content)))),
+            Content::Relayed(relayed) => relayed.poll_next(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(content) => content.is_none(),
+            Content::Relayed(relayed) => relayed.source.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let exact = |length: usize| SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX));
+        match &self.content {
+            Content::Whole(content) => exact(content.as_ref().map_or(0, Bytes::len)),
+            Content::Relayed(relayed) => match relayed.framing {
+                Framing::Length(left) => SizeHint::with_exact(left),
+                Framing::Done => SizeHint::with_exact(0),
+                Framing::Chunked(_) | Framing::Close => SizeHint::default(),
+            },
+        }
+    }
+}

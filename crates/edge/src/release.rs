@@ -1,0 +1,254 @@
+//! A release as the edge sees it: its instances that may be given requests, and what it carries.
+//!
+//! Invariant: a place on an instance is held by exactly one [`Lease`], which gives it back when it
+//! is dropped and hands it to who waits longest.
+
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError,
+    atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
+};
+
+use arc_swap::ArcSwap;
+use minato_model::{
+    ids::ReleaseKey,
+    route::Route,
+    routing::{Load, Wake},
+};
+
+use crate::{
+    balance::{self, Room},
+    clock::Clock,
+    hold::Queue,
+    load::Peaks,
+    observe::Stats,
+    target::Target,
+};
+
+/// A release that requests may go to.
+pub(crate) struct Release {
+    pub(crate) key: ReleaseKey,
+    pub(crate) clock: Clock,
+    wake: Arc<dyn Wake>,
+    targets: ArcSwap<Vec<Arc<Target>>>,
+    concurrency: AtomicU32,
+    concurrency_max: AtomicU32,
+    in_flight: AtomicU32,
+    pub(crate) waiting: AtomicU32,
+    pub(crate) queue: Mutex<Queue>,
+    /// The need that the agent was last told of, while it lasts.
+    announced: AtomicU32,
+    peaks: Peaks,
+    draws: AtomicU64,
+    stats: OnceLock<Box<Stats>>,
+}
+
+/// A place on an instance.
+pub(crate) struct Lease {
+    release: Arc<Release>,
+    target: Arc<Target>,
+}
+
+impl Release {
+    pub(crate) fn new(key: ReleaseKey, clock: Clock, wake: Arc<dyn Wake>) -> Self {
+        Self {
+            key,
+            clock,
+            wake,
+            targets: ArcSwap::default(),
+            concurrency: AtomicU32::new(1),
+            concurrency_max: AtomicU32::new(1),
+            in_flight: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            queue: Mutex::default(),
+            announced: AtomicU32::new(0),
+            peaks: Peaks::default(),
+            draws: AtomicU64::new(0),
+            stats: OnceLock::new(),
+        }
+    }
+
+    /// Takes over how much its instances may carry.
+    pub(crate) fn configure(&self, route: &Route) {
+        let concurrency = route.concurrency.max(1);
+        self.concurrency.store(concurrency, SeqCst);
+        self.concurrency_max.store(route.concurrency_max.max(concurrency), SeqCst);
+    }
+
+    /// What it counted; made with its first request.
+    pub(crate) fn stats(&self) -> &Stats {
+        self.stats.get_or_init(Box::default)
+    }
+
+    /// What it counted, if it ever had a request.
+    pub(crate) fn stats_if_any(&self) -> Option<&Stats> {
+        self.stats.get().map(AsRef::as_ref)
+    }
+
+    /// A place, if there is one and nobody waits for it already.
+    pub(crate) fn lease(self: &Arc<Self>, avoid: Option<u64>) -> Option<Lease> {
+        if self.waiting.load(SeqCst) > 0 {
+            return None;
+        }
+        let lease = self.pick(avoid)?;
+        self.rose();
+        Some(lease)
+    }
+
+    /// A place, even though others may wait.
+    pub(crate) fn pick(self: &Arc<Self>, avoid: Option<u64>) -> Option<Lease> {
+        let room =
+            Room { concurrency: self.concurrency.load(SeqCst), most: self.concurrency_max.load(SeqCst) };
+        let targets = self.targets.load();
+        let random = balance::mix(self.draws.fetch_add(1, Relaxed));
+        let target = Arc::clone(balance::pick(&targets, room, self.clock, avoid, random)?);
+        self.in_flight.fetch_add(1, SeqCst);
+        Some(Lease { release: Arc::clone(self), target })
+    }
+
+    /// Lets requests go to an instance, first those that wait.
+    pub(crate) fn admit(self: &Arc<Self>, target: &Arc<Target>) {
+        {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.refusal = None;
+            self.change(|targets| targets.push(Arc::clone(target)));
+        }
+        self.dispatch();
+    }
+
+    /// Lets no more requests go to an instance.
+    pub(crate) fn withdraw(&self, target: &Target) {
+        {
+            // The queue's lock: whoever hands out places to waiters is through, or comes after.
+            let _queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            target.withdraw();
+            self.change(|targets| targets.retain(|other| other.serial != target.serial));
+        }
+        self.reconsider();
+    }
+
+    /// Only under the queue's lock.
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Target>>)) {
+        let mut targets = Vec::clone(&self.targets.load());
+        change(&mut targets);
+        self.targets.store(Arc::new(targets));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.targets.load().is_empty() && self.total() == 0
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        let in_flight = self.in_flight.load(SeqCst);
+        let waiting = self.waiting.load(SeqCst);
+        let total = in_flight + waiting;
+        let now = self.clock.now();
+        Load { in_flight, waiting, peak: self.peaks.peak(now).max(total), idle: self.peaks.idle(now, total) }
+    }
+
+    fn total(&self) -> u32 {
+        self.in_flight.load(SeqCst) + self.waiting.load(SeqCst)
+    }
+
+    /// `ceil((in flight + waiting) / concurrency)`.
+    fn need(&self, total: u32) -> u32 {
+        total.div_ceil(self.concurrency.load(SeqCst))
+    }
+
+    /// Something was added: tells the agent, if that needs more instances.
+    pub(crate) fn rose(&self) {
+        let total = self.total();
+        self.peaks.note(self.clock.now(), total);
+        let need = self.need(total);
+        if need > self.announced.load(SeqCst) && self.announced.fetch_max(need, SeqCst) < need {
+            self.ask(need);
+        }
+    }
+
+    /// Something was taken away.
+    pub(crate) fn fell(&self) {
+        let total = self.total();
+        self.peaks.note(self.clock.now(), total + 1);
+        let need = self.need(total);
+        if need < self.announced.load(SeqCst) {
+            self.announced.store(need, SeqCst);
+            // What rose in between was measured against the higher figure.
+            if self.need(self.total()) > need {
+                self.rose();
+            }
+        }
+    }
+
+    /// There are fewer instances, or the limits are others: tells the agent what is needed now.
+    pub(crate) fn reconsider(&self) {
+        let need = self.need(self.total());
+        self.announced.store(need, SeqCst);
+        self.ask(need);
+    }
+
+    fn ask(&self, need: u32) {
+        let there = u32::try_from(self.targets.load().len()).unwrap_or(u32::MAX);
+        if need > there {
+            self.wake.wake(&self.key, need);
+        }
+    }
+}
+
+impl std::fmt::Debug for Release {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Release").field("key", &self.key).field("load", &self.load()).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    pub(crate) fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    pub(crate) fn release(&self) -> &Arc<Release> {
+        &self.release
+    }
+
+    /// The instance gave an answer.
+    pub(crate) fn answered(&self) {
+        if self.target.answered() {
+            // It may be given more now.
+            self.release.dispatch();
+        }
+    }
+
+    /// Gives the place back without having used it.
+    pub(crate) fn return_unused(self) {
+        self.target.unused();
+    }
+
+    /// Connecting was refused: the agent looks, and until then the instance is passed over.
+    pub(crate) fn refused(self) {
+        let until = self.target.suspend(self.release.clock);
+        self.release.wake.suspect(&self.target.endpoint.instance);
+        let release = Arc::clone(&self.release);
+        let at = release.clock.instant(until);
+        // Who waits is looked after when the moment is over, should the agent find nothing wrong.
+        drop(tokio::task::spawn_local(async move {
+            tokio::time::sleep_until(at).await;
+            release.dispatch();
+        }));
+        self.return_unused();
+    }
+
+    /// The connection broke before an answer: the agent looks.
+    pub(crate) fn broke(&self) {
+        self.release.wake.suspect(&self.target.endpoint.instance);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.target.give_back();
+        self.release.in_flight.fetch_sub(1, SeqCst);
+        self.release.fell();
+        self.release.dispatch();
+    }
+}

@@ -1,0 +1,75 @@
+//! Which service a request is for, and whether it may have it.
+
+use http::HeaderMap;
+use minato_model::code::Code;
+use std::sync::Arc;
+
+use crate::{
+    answer::Answer,
+    inbound::{Entry, Inbound},
+    request::Head,
+    snapshot::{Service, Snapshot},
+};
+
+/// A request that has passed more edges than this goes round in circles.
+const HOPS_MAX: u8 = 16;
+
+/// The service that the request is for.
+pub(crate) fn find(
+    snapshot: &Snapshot,
+    inbound: &Inbound,
+    head: &Head,
+    path: &str,
+) -> Result<Arc<Service>, Answer> {
+    let service = match inbound.entry {
+        Entry::Public => snapshot.public(&head.host, path),
+        Entry::Virtual { offset } => {
+            let service = snapshot.at(offset).ok_or_else(no_route)?;
+            may_call(snapshot, inbound, service)?;
+            Some(service)
+        }
+    };
+    service.cloned().ok_or_else(no_route)
+}
+
+pub(crate) fn no_route() -> Answer {
+    Answer::new(Code::NoRoute, "no service has this host and path")
+}
+
+/// Whether the instance that calls may do so: its service names the other one, or names none and
+/// both are of one app.
+fn may_call(snapshot: &Snapshot, inbound: &Inbound, service: &Service) -> Result<(), Answer> {
+    let denied = |detail: String| Answer::new(Code::Denied, detail);
+    let Some(caller) = &inbound.caller else {
+        return Err(denied("this address answers instances of the cluster only".to_owned()));
+    };
+    let allowed = match snapshot.service(caller).map(|caller| &caller.route.calls) {
+        Some(Some(calls)) => calls.contains(&service.key),
+        // Also for a caller that is being taken away: its last requests are as good as the others.
+        Some(None) | None => caller.app == service.key.app,
+    };
+    if allowed {
+        return Ok(());
+    }
+    let (app, name) = (&service.key.app, &service.key.service);
+    let named = if *app == caller.app { name.to_string() } else { format!("{app}.{name}") };
+    Err(denied(format!(
+        "{caller} may not call {}: add \"{named}\" to `services.{}.calls` in the manifest of app {}",
+        service.key, caller.service, caller.app
+    )))
+}
+
+/// How many edges the request will have passed with this one. Only an instance is believed.
+pub(crate) fn hops(inbound: &Inbound, headers: &HeaderMap) -> Result<u8, Answer> {
+    let before = match inbound.entry {
+        Entry::Public => 0,
+        Entry::Virtual { .. } => {
+            let hops = headers.get("minato-hops").and_then(|value| value.to_str().ok());
+            hops.and_then(|hops| hops.parse::<u8>().ok()).unwrap_or(0)
+        }
+    };
+    if before >= HOPS_MAX {
+        return Err(Answer::new(Code::Loop, format!("the request has passed {HOPS_MAX} edges")));
+    }
+    Ok(before + 1)
+}

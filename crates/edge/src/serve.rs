@@ -1,0 +1,251 @@
+//! An edge thread: its connections, from the first byte to the last.
+
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use minato_model::code::Code;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot, watch},
+};
+
+use crate::{
+    answer::Answer,
+    balance::mix,
+    inbound::{Entry, Inbound, Overdue, Phase, Stream},
+    shared::{Counted, Shared},
+    upstream::pool::Pool,
+    walk,
+};
+
+/// What an edge thread is asked to do.
+pub(crate) enum Command {
+    /// Say that everything before this is done: what was in force before isn't any more.
+    Confirm(oneshot::Sender<()>),
+    /// Close unused connections to a target.
+    Withdraw(u64),
+    /// Cut all connections to a target.
+    Cut(u64),
+    /// Accept connections at a virtual address, until told to stop.
+    Listen { listener: std::net::TcpListener, offset: u16, stop: oneshot::Receiver<()> },
+    /// Serve a connection that another thread accepted.
+    Serve { stream: std::net::TcpStream, peer: SocketAddr, entry: Entry, counted: Counted },
+}
+
+/// Where the edge is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It takes connections.
+    Serving,
+    /// It takes no more, and ends those that it has after their answer.
+    Draining,
+    /// Whoever still waits is told so.
+    Ending,
+    /// Nothing is left to do.
+    Ended,
+}
+
+/// What the tasks of one edge thread share.
+pub(crate) struct Local {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: Pool,
+    pub(crate) life: watch::Receiver<Life>,
+    /// Room for the head of a request.
+    pub(crate) scratch: RefCell<Vec<u8>>,
+    index: usize,
+    ids: Cell<u64>,
+}
+
+impl Local {
+    pub(crate) fn new(shared: Arc<Shared>, index: usize, life: watch::Receiver<Life>, seed: u64) -> Self {
+        Self {
+            pool: Pool::new(shared.clock, &shared.limits),
+            shared,
+            life,
+            scratch: RefCell::default(),
+            index,
+            ids: Cell::new(seed),
+        }
+    }
+
+    /// A new request id.
+    pub(crate) fn next_id(&self) -> String {
+        let id = self.ids.get().wrapping_add(1);
+        self.ids.set(id);
+        format!("{:016x}{:016x}", mix(id), mix(id ^ 0x5555_5555_5555_5555))
+    }
+}
+
+/// Runs an edge thread until the edge has ended.
+pub(crate) async fn run(
+    local: Rc<Local>,
+    listener: std::net::TcpListener,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    match TcpListener::from_std(listener) {
+        Ok(listener) => spawn(accept(Rc::clone(&local), listener, Entry::Public, None)),
+        Err(error) => tracing::error!(%error, "a listener could not be registered"),
+    }
+    let mut life = local.life.clone();
+    let mut sweep = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            biased;
+            command = commands.recv() => match command {
+                Some(command) => obey(&local, command),
+                None => return,
+            },
+            _ = life.wait_for(|life| *life == Life::Ended) => return,
+            _ = sweep.tick() => local.pool.sweep(),
+        }
+    }
+}
+
+fn spawn(future: impl Future<Output = ()> + 'static) {
+    // Its end needs no looking after: it owns what it uses, and the runtime's end is its own.
+    drop(tokio::task::spawn_local(future));
+}
+
+fn obey(local: &Rc<Local>, command: Command) {
+    match command {
+        // Nobody waits any more: fine.
+        Command::Confirm(done) => drop(done.send(())),
+        Command::Withdraw(serial) => local.pool.withdraw(serial),
+        Command::Cut(serial) => local.pool.cut(serial),
+        Command::Listen { listener, offset, stop } => match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                spawn(accept(Rc::clone(local), listener, Entry::Virtual { offset }, Some(stop)));
+            }
+            Err(error) => tracing::error!(%error, "a listener could not be registered"),
+        },
+        Command::Serve { stream, peer, entry, counted } => match TcpStream::from_std(stream) {
+            Ok(stream) => spawn(serve(Rc::clone(local), stream, peer, entry, counted)),
+            Err(error) => tracing::warn!(%error, "a connection could not be registered"),
+        },
+    }
+}
+
+/// Accepts connections until told to stop, or until the edge drains.
+async fn accept(local: Rc<Local>, listener: TcpListener, entry: Entry, stop: Option<oneshot::Receiver<()>>) {
+    let mut life = local.life.clone();
+    let mut stop = pin!(async {
+        match stop {
+            Some(stop) => drop(stop.await),
+            None => std::future::pending().await,
+        }
+    });
+    loop {
+        while local.shared.is_full(local.index) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            // Whoever was in the kernel's queue by now has been accepted.
+            _ = life.wait_for(|life| *life != Life::Serving) => return,
+            () = &mut stop => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => place(&local, stream, peer, entry),
+            Err(error) if is_the_clients(&error) => {}
+            Err(error) => {
+                // Out of descriptors, most likely: some will be given back.
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn is_the_clients(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
+}
+
+/// Serves a connection here, or on a thread that has far fewer.
+fn place(local: &Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Entry) {
+    let shared = &local.shared;
+    shared.totals.accepted.fetch_add(1, Relaxed);
+    if let Some(other) = shared.less_busy_than(local.index) {
+        match stream.into_std() {
+            Ok(stream) => {
+                let counted = shared.count_connection(other);
+                shared.tell(other, Command::Serve { stream, peer, entry, counted });
+            }
+            Err(error) => tracing::warn!(%error, "a connection could not be handed over"),
+        }
+    } else {
+        spawn(serve(Rc::clone(local), stream, peer, entry, shared.count_connection(local.index)));
+    }
+}
+
+/// Serves one connection.
+async fn serve(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Entry, counted: Counted) {
+    let shared = Arc::clone(&local.shared);
+    // An error means that the connection is gone, which reading will tell.
+    drop(stream.set_nodelay(true));
+    let peer = peer.ip().to_canonical();
+    let caller = match (entry, peer) {
+        (Entry::Virtual { .. }, IpAddr::V4(address)) => shared.caller(address),
+        (Entry::Virtual { .. }, IpAddr::V6(_)) | (Entry::Public, _) => None,
+    };
+    let inbound = Rc::new(Inbound {
+        stream: Arc::new(stream),
+        phase: Arc::new(Phase::new(shared.clock)),
+        entry,
+        peer,
+        caller,
+        trusted: entry == Entry::Public && shared.trusted.iter().any(|prefix| prefix.contains(peer)),
+        _counted: counted,
+    });
+    converse(&local, &inbound).await;
+    if inbound.phase.lingers() {
+        inbound.linger().await;
+    }
+}
+
+/// Reads requests and writes answers, until the connection's end.
+async fn converse(local: &Rc<Local>, inbound: &Rc<Inbound>) {
+    let limits = &local.shared.limits;
+    let io = Stream { stream: Arc::clone(&inbound.stream), phase: Arc::clone(&inbound.phase) };
+    let service =
+        service_fn(|request| async move { Ok::<_, Infallible>(walk::answer(local, inbound, request).await) });
+    let connection = http1::Builder::new()
+        .half_close(false)
+        .header_read_timeout(None)
+        .max_buf_size(limits.head_bytes)
+        .writev(false)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let mut overdue = pin!(inbound.phase.overdue(limits));
+    let mut life = local.life.clone();
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            reason = overdue.as_mut() => {
+                if reason == Overdue::Head {
+                    let answer = Answer::new(Code::ClientTimeout, "the request's head didn't arrive in time");
+                    // Who doesn't take it gets none.
+                    drop(inbound.stream.try_write(&answer.to_wire()));
+                }
+                return;
+            }
+            _ = life.wait_for(|life| *life != Life::Serving), if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What all edge threads share: the snapshot in force, and who is who.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use arc_swap::ArcSwap;
+use minato_model::{
+    ids::{InstanceId, ReleaseKey, ServiceKey},
+    network::AddressPlan,
+    routing::Wake,
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::{
+    clock::Clock,
+    config::{Limits, Prefix},
+    observe::{self, Totals},
+    release::Release,
+    serve::Command,
+    snapshot::Snapshot,
+    target::Target,
+};
+
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
+    pub(crate) trusted: Vec<Prefix>,
+    pub(crate) plan: Option<AddressPlan>,
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) totals: Totals,
+    pub(crate) wake: Arc<dyn Wake>,
+    pub(crate) instances: Mutex<BTreeMap<InstanceId, Known>>,
+    pub(crate) listening: Mutex<BTreeMap<(u16, u16), oneshot::Sender<()>>>,
+    callers: RwLock<BTreeMap<Ipv4Addr, (InstanceId, ServiceKey)>>,
+    releases: Mutex<BTreeMap<ReleaseKey, Arc<Release>>>,
+    threads: Vec<Thread>,
+    serials: AtomicU64,
+    /// A connection has ended.
+    pub(crate) ended: Notify,
+}
+
+/// An instance that the agent told of.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) target: Option<Arc<Target>>,
+    pub(crate) address: Option<Ipv4Addr>,
+}
+
+struct Thread {
+    /// Unbounded, because those who tell must not wait; they are the agent's steps, a few for each
+    /// instance, and connections that were counted.
+    commands: mpsc::UnboundedSender<Command>,
+    connections: AtomicUsize,
+}
+
+/// A connection that counts for its thread until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    shared: Arc<Shared>,
+    index: usize,
+}
+
+/// A thread takes over connections only if the difference is worth it.
+const IMBALANCE: usize = 8;
+
+impl Shared {
+    pub(crate) fn new(
+        config: (Limits, Vec<Prefix>, Option<AddressPlan>),
+        wake: Arc<dyn Wake>,
+        commands: Vec<mpsc::UnboundedSender<Command>>,
+    ) -> Self {
+        let (limits, trusted, plan) = config;
+        let thread = |commands| Thread { commands, connections: AtomicUsize::new(0) };
+        Self {
+            clock: Clock::start(),
+            limits,
+            trusted,
+            plan,
+            snapshot: ArcSwap::default(),
+            totals: Totals::default(),
+            wake,
+            instances: Mutex::default(),
+            listening: Mutex::default(),
+            callers: RwLock::default(),
+            releases: Mutex::default(),
+            threads: commands.into_iter().map(thread).collect(),
+            serials: AtomicU64::new(1),
+            ended: Notify::new(),
+        }
+    }
+
+    pub(crate) fn next_serial(&self) -> u64 {
+        self.serials.fetch_add(1, SeqCst)
+    }
+
+    /// The release, made if it isn't known yet.
+    pub(crate) fn release(&self, key: &ReleaseKey) -> Arc<Release> {
+        let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || Arc::new(Release::new(key.clone(), self.clock, Arc::clone(&self.wake)));
+        Arc::clone(releases.entry(key.clone()).or_insert_with(make))
+    }
+
+    pub(crate) fn known_release(&self, key: &ReleaseKey) -> Option<Arc<Release>> {
+        self.releases.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Forgets releases that `keep` doesn't name and that carry nothing.
+    pub(crate) fn prune(&self, keep: impl Fn(&Arc<Release>) -> bool) -> Vec<Arc<Release>> {
+        let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+        releases.retain(|_, release| keep(release) || !release.is_empty());
+        releases.values().cloned().collect()
+    }
+
+    /// Whose instance has this address.
+    pub(crate) fn caller(&self, address: Ipv4Addr) -> Option<ServiceKey> {
+        let callers = self.callers.read().unwrap_or_else(PoisonError::into_inner);
+        callers.get(&address).map(|(_, service)| service.clone())
+    }
+
+    pub(crate) fn introduce(&self, instance: &InstanceId, service: &ServiceKey, address: Ipv4Addr) {
+        let mut callers = self.callers.write().unwrap_or_else(PoisonError::into_inner);
+        callers.insert(address, (instance.clone(), service.clone()));
+    }
+
+    /// Forgets the address, unless it is another instance's by now.
+    pub(crate) fn dismiss(&self, instance: &InstanceId, address: Ipv4Addr) {
+        let mut callers = self.callers.write().unwrap_or_else(PoisonError::into_inner);
+        if callers.get(&address).is_some_and(|(other, _)| other == instance) {
+            callers.remove(&address);
+        }
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Tells one thread.
+    pub(crate) fn tell(&self, index: usize, command: Command) {
+        if let Some(thread) = self.threads.get(index) {
+            // A thread that has ended has nothing left to do.
+            drop(thread.commands.send(command));
+        }
+    }
+
+    /// Tells every thread.
+    pub(crate) fn tell_all(&self, command: impl Fn() -> Command) {
+        for index in 0..self.threads.len() {
+            self.tell(index, command());
+        }
+    }
+
+    /// Resolves when every thread is through with what it was told, and with what it was doing.
+    /// The threads are told at once, not when this is first polled.
+    pub(crate) fn confirmed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let confirmations: Vec<_> = (0..self.threads.len())
+            .map(|index| {
+                let (done, confirmation) = oneshot::channel();
+                self.tell(index, Command::Confirm(done));
+                confirmation
+            })
+            .collect();
+        async move {
+            for confirmation in confirmations {
+                // A thread that has ended picks nothing any more.
+                drop(confirmation.await);
+            }
+        }
+    }
+
+    /// Whether the thread has as many connections as it may.
+    pub(crate) fn is_full(&self, index: usize) -> bool {
+        self.threads.get(index).is_some_and(|t| t.connections.load(SeqCst) >= self.limits.connections)
+    }
+
+    /// A thread that has far fewer connections than this one.
+    pub(crate) fn less_busy_than(&self, index: usize) -> Option<usize> {
+        let count = |thread: &Thread| thread.connections.load(SeqCst);
+        let (other, thread) = self.threads.iter().enumerate().min_by_key(|(_, thread)| count(thread))?;
+        (count(thread) + IMBALANCE <= count(self.threads.get(index)?)).then_some(other)
+    }
+
+    pub(crate) fn count_connection(self: &Arc<Self>, index: usize) -> Counted {
+        if let Some(thread) = self.threads.get(index) {
+            thread.connections.fetch_add(1, SeqCst);
+        }
+        Counted { shared: Arc::clone(self), index }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.threads.iter().map(|thread| thread.connections.load(SeqCst)).sum()
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        let releases: Vec<_> =
+            self.releases.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let held = releases.iter().map(|release| u64::from(release.load().waiting)).sum();
+        let stats = releases.iter().filter_map(|release| Some((&release.key, release.stats_if_any()?)));
+        observe::render(&self.totals, self.connections(), held, stats)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(thread) = self.shared.threads.get(self.index) {
+            thread.connections.fetch_sub(1, SeqCst);
+        }
+        self.shared.ended.notify_waiters();
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("connections", &self.connections()).finish_non_exhaustive()
+    }
+}

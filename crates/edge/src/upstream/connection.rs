@@ -1,0 +1,118 @@
+//! One connection to an instance.
+
+use std::{
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tokio::{io::Interest, net::TcpStream};
+
+use crate::{clock::Micros, target::Target};
+
+/// Reads begin with this much room and grow while they fill it: small answers stay small, large
+/// ones need few system calls.
+const READ_MIN: usize = 8 * 1024;
+const READ_MAX: usize = 256 * 1024;
+
+/// A connection, used by one request at a time.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) stream: Rc<TcpStream>,
+    pub(crate) buffer: BytesMut,
+    /// Whether it has carried a request before.
+    pub(crate) reused: bool,
+    pub(crate) idle_since: Micros,
+    read_size: usize,
+}
+
+impl Connection {
+    /// Connects to an instance.
+    pub(crate) async fn open(target: &Target, within: Duration) -> io::Result<Self> {
+        let address = SocketAddr::from((target.endpoint.address, target.endpoint.port));
+        let connecting = tokio::time::timeout(within, TcpStream::connect(address));
+        let stream = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream: Rc::new(stream),
+            buffer: BytesMut::new(),
+            reused: false,
+            idle_since: 0,
+            read_size: READ_MIN,
+        })
+    }
+
+    /// Whether the other side has neither closed it nor said anything unasked, as far as was noticed
+    /// by now; `surely` asks the kernel.
+    pub(crate) fn is_alive(&self, surely: bool) -> bool {
+        let mut byte = [0_u8];
+        if !surely {
+            return self
+                .stream
+                .try_read(&mut byte)
+                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        }
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(&*self.stream, &mut byte, flags), Err(rustix::io::Errno::WOULDBLOCK))
+    }
+
+    /// Reads what has arrived; `false`: the other side is through.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            self.buffer.reserve(self.read_size);
+            let room = self.buffer.capacity() - self.buffer.len();
+            match self.stream.try_read_buf(&mut self.buffer) {
+                Ok(0) => return Poll::Ready(Ok(false)),
+                Ok(length) => {
+                    if length < room {
+                        drained(&self.stream);
+                    }
+                    if length >= self.read_size {
+                        self.read_size = (self.read_size * 2).min(READ_MAX);
+                    }
+                    return Poll::Ready(Ok(true));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// The same, to be awaited.
+    pub(crate) async fn fill(&mut self) -> io::Result<bool> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    /// Forgets how large the last answer was.
+    pub(crate) fn rest(&mut self) {
+        self.read_size = READ_MIN;
+        self.reused = true;
+        if self.buffer.capacity() > READ_MIN {
+            self.buffer = BytesMut::new();
+        }
+    }
+}
+
+/// A read didn't fill its buffer, so the next one would find nothing: waits for news from the
+/// kernel instead of asking it. (Its readiness is edge-triggered, and an end that was seen stays.)
+pub(crate) fn drained(stream: &TcpStream) {
+    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+    drop(stream.try_io(Interest::READABLE, nothing));
+}
+
+/// Writes all of it.
+pub(crate) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! One request and the head of its answer, over one connection to an instance.
+
+use std::{future::Future, pin::Pin, rc::Rc};
+
+use http::{Method, StatusCode};
+use tokio::time::Instant;
+
+use super::{
+    connection::{Connection, write_all},
+    head::{self, Head},
+    upload::{Broken, Upload},
+};
+use crate::headers::Length;
+
+/// A request as it is sent.
+pub(crate) struct Message<'a> {
+    pub(crate) method: &'a Method,
+    /// Its head.
+    pub(crate) head: &'a [u8],
+    pub(crate) body: Option<(&'a Rc<Upload>, Length)>,
+    /// Whether it may be answered by a change of protocol.
+    pub(crate) upgrade: bool,
+    /// Until the answer's head, counted from here or from the body's last part.
+    pub(crate) deadline: Instant,
+    pub(crate) head_max: usize,
+}
+
+/// The body on its way, which may last beyond the answer's head.
+pub(crate) type Sending = Pin<Box<dyn Future<Output = Result<(), Broken>>>>;
+
+/// An answer has begun.
+pub(crate) struct Begun {
+    pub(crate) head: Head,
+    pub(crate) connection: Connection,
+    /// What is left of the request's body.
+    pub(crate) sending: Option<Sending>,
+}
+
+/// Why no answer began.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The connection ended before anything arrived.
+    Broke {
+        /// It had carried requests before: the instance may have closed it while it was unused.
+        reused: bool,
+        /// Something of the request may have reached the instance.
+        sent: bool,
+    },
+    /// What arrived is no answer.
+    NoAnswer,
+    /// Nothing arrived in time.
+    Late,
+    /// The client's body broke off.
+    Client(Broken),
+}
+
+/// Sends a request and waits for the head of its answer.
+pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) -> Result<Begun, Failure> {
+    let reused = connection.reused;
+    let stream = Rc::clone(&connection.stream);
+    // The instance may take long to read; it may also have answered and gone before it has read all.
+    let written = tokio::time::timeout_at(message.deadline, write_all(&stream, message.head)).await;
+    match written {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Err(Failure::Broke { reused, sent: false }),
+        Err(_) => return Err(Failure::Late),
+    }
+    let mut sending: Option<Sending> = message
+        .body
+        .map(|(upload, length)| Box::pin(Rc::clone(upload).send(Rc::clone(&stream), length)) as Sending);
+    let budget = message.deadline.saturating_duration_since(Instant::now());
+    let mut deadline = message.deadline;
+    loop {
+        if let Some(head) = next_head(&mut connection, message)? {
+            return Ok(Begun { head, connection, sending });
+        }
+        let empty = connection.buffer.is_empty();
+        tokio::select! {
+            biased;
+            filled = connection.fill() => match filled {
+                Ok(true) => {}
+                Ok(false) | Err(_) if empty => return Err(Failure::Broke { reused, sent: true }),
+                Ok(false) | Err(_) => return Err(Failure::NoAnswer),
+            },
+            sent = async { match sending.as_mut() {
+                Some(sending) => sending.await,
+                None => std::future::pending().await,
+            } } => {
+                sending = None;
+                match sent {
+                    // It may have answered before it stopped reading.
+                    Ok(()) | Err(Broken::Instance) => deadline = Instant::now() + budget,
+                    Err(broken) => return Err(Failure::Client(broken)),
+                }
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                // While the body moves there is no reason to expect an answer.
+                let moved = message.body.map(|(upload, _)| upload.progress() + budget);
+                match moved.filter(|moved| *moved > Instant::now()) {
+                    Some(moved) => deadline = moved,
+                    None => return Err(Failure::Late),
+                }
+            }
+        }
+    }
+}
+
+/// The final head, if it has arrived. Interim ones are dropped: hyper's server sends its own 100.
+fn next_head(connection: &mut Connection, message: &Message<'_>) -> Result<Option<Head>, Failure> {
+    loop {
+        if connection.buffer.is_empty() {
+            return Ok(None);
+        }
+        let head = head::parse(&mut connection.buffer, message.method).map_err(|_| Failure::NoAnswer)?;
+        match head {
+            None if connection.buffer.len() >= message.head_max => return Err(Failure::NoAnswer),
+            None => return Ok(None),
+            Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return if message.upgrade { Ok(Some(head)) } else { Err(Failure::NoAnswer) };
+            }
+            Some(head) if head.status.is_informational() => {}
+            Some(head) => return Ok(Some(head)),
+        }
+    }
+}
