@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails here")]
 
 pub mod http;
+pub mod images;
 pub mod kernel;
 
 use std::{

@@ -1,0 +1,146 @@
+//! The command line: what can be said, and where it goes. A file a command.
+
+mod apply;
+mod build;
+mod delete;
+mod events;
+mod init;
+mod logs;
+mod plan;
+mod ps;
+mod release;
+mod server;
+mod status;
+mod words;
+mod why;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+
+use crate::{failure::Failure, show};
+
+/// An application cluster in one binary: give it images and a manifest.
+#[derive(Debug, Parser)]
+#[command(name = "minato", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Arguments {
+    /// Print data as JSON on stdout; progress stays on stderr
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node with all roles
+    Server(server::Arguments),
+    /// Run a cluster with the sample application, and show what it does
+    #[cfg(feature = "demo")]
+    Demo,
+    /// Pack a directory or a program into a reproducible image, and push it
+    Build(build::Arguments),
+    /// Write a manifest to begin with
+    Init(init::Arguments),
+    /// Show what applying a manifest would change, and why
+    Plan(plan::Arguments),
+    /// Make a manifest the declared state
+    Apply(apply::Arguments),
+    /// Take an app away
+    Delete(delete::Arguments),
+    /// Show what is: services, their verdicts and addresses
+    Status(status::Arguments),
+    /// List instances
+    Ps(ps::Arguments),
+    /// Explain an app, a service, a release or an instance
+    Why(why::Arguments),
+    /// Show what the instances of a service wrote
+    Logs(logs::Arguments),
+    /// Show what happened
+    Events(events::Arguments),
+    /// Releases of a service
+    Release(release::Arguments),
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+/// Commands of the design that come later: refused by name, so that nobody searches for a typo.
+const LATER: [&str; 18] = [
+    "dev", "sign", "verify", "key", "token", "open", "ca", "top", "rollback", "store", "secret", "tx",
+    "incidents", "mttr", "cost", "drill", "node", "upgrade",
+];
+
+/// Runs the command that the arguments ask for.
+pub(crate) fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let ok = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nothing can be said when neither stdout nor stderr takes it.
+            drop(error.print());
+            return ExitCode::from(if ok { 0 } else { 2 });
+        }
+    };
+    let json = arguments.json;
+    match dispatch(arguments.command, json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}
+
+fn dispatch(command: Command, json: bool) -> Result<(), Failure> {
+    match command {
+        Command::Server(arguments) => server::run(&arguments),
+        #[cfg(feature = "demo")]
+        Command::Demo => client_side(crate::demo::run()),
+        Command::Build(arguments) => client_side(build::run(arguments, json)),
+        Command::Init(arguments) => init::run(&arguments, json),
+        Command::Plan(arguments) => client_side(plan::run(arguments, json)),
+        Command::Apply(arguments) => client_side(apply::run(arguments, json)),
+        Command::Delete(arguments) => client_side(delete::run(arguments, json)),
+        Command::Status(arguments) => client_side(status::run(arguments, json)),
+        Command::Ps(arguments) => client_side(ps::run(arguments, json)),
+        Command::Why(arguments) => client_side(why::run(arguments, json)),
+        Command::Logs(arguments) => client_side(logs::run(arguments, json)),
+        Command::Events(arguments) => client_side(events::run(arguments, json)),
+        Command::Release(arguments) => client_side(release::run(arguments, json)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "minato", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(Arguments::command());
+            page.render(&mut std::io::stdout()).map_err(|error| Failure::Failed(error.into()))
+        }
+        Command::Other(words) => Err(other(&words)),
+    }
+}
+
+fn other(words: &[String]) -> Failure {
+    let word = words.first().map(String::as_str).unwrap_or_default();
+    if LATER.contains(&word) {
+        return Failure::Usage(format!("`minato {word}` is not supported yet"));
+    }
+    Failure::Usage(format!("`minato {word}` is no command; `minato --help` lists them"))
+}
+
+/// Runs a command that talks to the API, until it is done or interrupted.
+fn client_side(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(anyhow::anyhow!("can't start: {error}")))?;
+    runtime.block_on(command)
+}
+
+/// Prints the API's answer as it is.
+fn json_line(value: &serde_json::Value) {
+    show::line(&value.to_string());
+}

@@ -1,0 +1,76 @@
+//! `minato ps`: the instances.
+
+use clap::Args;
+use minato_model::inventory::{Instance, InstanceState};
+use serde::Deserialize;
+
+use crate::{
+    client::{self, Client},
+    failure::Failure,
+    show::{self, Tone},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only of this APP or APP/SERVICE
+    of: Option<String>,
+    /// Those that ended lately, too
+    #[arg(short, long)]
+    all: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Answer {
+    instances: Vec<Instance>,
+}
+
+pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure> {
+    let client = Client::find()?;
+    let mut path = format!("/api/v1/instances?all={}", arguments.all);
+    if let Some(of) = &arguments.of {
+        let (app, service) = of.split_once('/').map_or((of.as_str(), None), |(app, service)| (app, Some(service)));
+        path.push_str(&format!("&app={}", client::query(app)));
+        if let Some(service) = service {
+            path.push_str(&format!("&service={}", client::query(service)));
+        }
+    }
+    let answer: serde_json::Value = client.get(&path).await?;
+    if json {
+        super::json_line(&answer);
+        return Ok(());
+    }
+    let list = Answer::deserialize(&answer).map_err(|error| Failure::Failed(error.into()))?.instances;
+    let rows: Vec<_> = list.iter().map(row).collect();
+    show::table(
+        &["INSTANCE", "SERVICE", "RELEASE", "STATE", "ADDRESS", "REQUESTS", "IN FLIGHT", "STARTED", "REASON"],
+        &rows,
+    );
+    Ok(())
+}
+
+fn row(instance: &Instance) -> Vec<String> {
+    vec![
+        instance.id.to_string(),
+        format!("{}/{}", instance.app, instance.service),
+        instance.release.to_string(),
+        word(instance.state),
+        instance.address.map(|address| address.to_string()).unwrap_or_default(),
+        instance.requests.to_string(),
+        instance.in_flight.to_string(),
+        instance.started_at.to_string(),
+        instance.reason.clone(),
+    ]
+}
+
+fn word(state: InstanceState) -> String {
+    let (word, tone) = match state {
+        InstanceState::Preparing => ("preparing", Tone::Plain),
+        InstanceState::Starting => ("starting", Tone::Plain),
+        InstanceState::Ready => ("ready", Tone::Good),
+        InstanceState::Draining => ("draining", Tone::Warning),
+        InstanceState::Stopped => ("stopped", Tone::Plain),
+        InstanceState::Failed => ("failed", Tone::Bad),
+        InstanceState::BackingOff => ("backing off", Tone::Bad),
+    };
+    show::toned(word, tone)
+}

@@ -1,0 +1,69 @@
+//! `minato server`: settings, then the roles.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::Args;
+
+use crate::{
+    config::{Config, Overrides},
+    failure::Failure,
+    roles,
+};
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(super) struct Arguments {
+    /// The data directory; root's, 0700 [default: /var/lib/minato]
+    #[arg(long, env = "MINATO_SERVER_DATA")]
+    data: Option<PathBuf>,
+    /// Settings, as TOML; flags and variables win over them
+    #[arg(long, env = "MINATO_SERVER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the API and the registry listen [default: 127.0.0.1:7070]
+    #[arg(long, env = "MINATO_SERVER_API")]
+    api: Option<SocketAddr>,
+    /// Where the edge listens for HTTP [default: 127.0.0.1:8080]
+    #[arg(long, env = "MINATO_SERVER_HTTP")]
+    http: Option<SocketAddr>,
+    /// Where the edge listens for TLS; not supported yet
+    #[arg(long, env = "MINATO_SERVER_HTTPS", hide = true)]
+    https: Option<String>,
+    /// The instances' network: the base of a private /16 [default: a free one of 10/8]
+    #[arg(long, env = "MINATO_SERVER_NETWORK")]
+    network: Option<Ipv4Addr>,
+    /// Let callers on loopback push images without a token
+    #[arg(long, env = "MINATO_SERVER_ANONYMOUS_PUSH")]
+    anonymous_push: bool,
+    /// Take away all that this data directory left in the kernel, and end
+    #[arg(long)]
+    clean: bool,
+    /// Take over from the running server; not supported yet
+    #[arg(long, hide = true)]
+    upgrade: bool,
+    /// Join a cluster; not supported yet
+    #[arg(long, hide = true)]
+    join: Option<String>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let later =
+        [("--https", arguments.https.is_some()), ("--upgrade", arguments.upgrade), ("--join", arguments.join.is_some())];
+    if let Some((flag, _)) = later.iter().find(|(_, given)| *given) {
+        return Err(Failure::Usage(format!("`{flag}` is not supported yet")));
+    }
+    let overrides = Overrides {
+        data: arguments.data.clone(),
+        api: arguments.api,
+        http: arguments.http,
+        network: arguments.network,
+        anonymous_push: arguments.anonymous_push,
+    };
+    let config = Config::load(arguments.config.as_deref(), overrides).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Failure::Usage(format!("{error}{cause}"))
+    })?;
+    if arguments.clean { roles::clean(&config) } else { roles::run(config) }
+}

@@ -1,0 +1,228 @@
+//! The command line's way to the API: one connection a call, JSON both ways, lines for what follows.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use minato_model::code::{Code, Problem};
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+
+use crate::failure::Failure;
+
+/// The largest answer that is read whole, in bytes: a list of ten thousand instances is a tenth.
+const ANSWER_MAX: usize = 64 << 20;
+/// The longest line of a stream, in bytes: a log line is at most 16 KiB, escaped at most six times.
+const LINE_MAX: usize = 256 << 10;
+/// An API that doesn't accept in this time is not there.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A way to one API.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) address: SocketAddr,
+    host: String,
+    token: Option<String>,
+}
+
+impl Client {
+    /// The API that `$MINATO_API` names, else this machine's, with the token of `$MINATO_TOKEN`,
+    /// else the one that a server of this machine left for its user.
+    pub(crate) fn find() -> Result<Self, Failure> {
+        let url = std::env::var("MINATO_API").unwrap_or_else(|_| "http://127.0.0.1:7070".to_owned());
+        let host = url
+            .strip_prefix("http://")
+            .map(|rest| rest.trim_end_matches('/'))
+            .filter(|rest| !rest.is_empty() && !rest.contains('/'))
+            .ok_or_else(|| {
+                Failure::Usage(format!("MINATO_API is `{url}`; write it as http://127.0.0.1:7070"))
+            })?;
+        let address = host.to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(|| {
+            Failure::Unreachable(format!("MINATO_API names `{host}`, which is no address with a port"))
+        })?;
+        let token = std::env::var("MINATO_TOKEN").ok().filter(|token| !token.is_empty());
+        let token = token.map_or_else(|| found_token(address), Some);
+        Ok(Self { address, host: host.to_owned(), token })
+    }
+
+    /// A way to an API that is known, for a process that started it.
+    #[cfg_attr(not(feature = "demo"), expect(dead_code, reason = "only the demo starts a server"))]
+    pub(crate) fn to(address: SocketAddr, token: String) -> Self {
+        Self { address, host: address.to_string(), token: Some(token) }
+    }
+
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Opens a connection and sends a request, whose `Host` is the API's.
+    pub(crate) async fn send<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, Failure>
+    where
+        B: hyper::body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let unreachable = |why: String| {
+            Failure::Unreachable(format!(
+                "the API at {} can't be reached: {why}; start it with `sudo minato server`, or set MINATO_API",
+                self.address
+            ))
+        };
+        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(self.address))
+            .await
+            .map_err(|_| unreachable("no answer within 5 s".to_owned()))?
+            .map_err(|error| unreachable(error.to_string()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        // Ends with the connection; its error reaches the request as well.
+        drop(tokio::task::spawn(async move { drop(connection.await) }));
+        let host = header::HeaderValue::from_str(&self.host)
+            .map_err(|_| Failure::Usage("MINATO_API holds what no host name can".to_owned()))?;
+        request.headers_mut().insert(header::HOST, host);
+        sender.send_request(request).await.map_err(|error| unreachable(error.to_string()))
+    }
+
+    fn request(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, Failure> {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        request
+            .body(Full::from(body))
+            .map_err(|error| Failure::Usage(format!("this can't be sent to the API: {error}")))
+    }
+
+    /// Calls the API and reads its whole answer.
+    pub(crate) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<serde_json::Value>,
+    ) -> Result<T, Failure> {
+        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        let response = self.send(self.request(method, path, body)?).await?;
+        let status = response.status();
+        let bytes = whole(response).await?;
+        if !status.is_success() {
+            return Err(refused(status, &bytes));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::Failed(anyhow::anyhow!("the API's answer to {path} isn't understood: {error}"))
+        })
+    }
+
+    /// Reads something.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// Begins to read lines.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Lines, Failure> {
+        let response = self.send(self.request(Method::GET, path, Vec::new())?).await?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(refused(status, &whole(response).await?));
+        }
+        Ok(Lines { body: response.into_body(), buffer: Vec::new(), ended: false })
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
+    let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+    body.map(http_body_util::Collected::to_bytes)
+        .map_err(|error| Failure::Failed(anyhow::anyhow!("the API's answer broke off: {error}")))
+}
+
+/// What a refusal says, whoever made it.
+pub(crate) fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        error: Problem,
+    }
+    let problem = serde_json::from_slice::<Answer>(body).map(|answer| answer.error);
+    let problem = problem.unwrap_or_else(|_| {
+        let said: String = String::from_utf8_lossy(body).chars().take(400).collect();
+        Problem::new(Code::Internal, format!("the API answered {status}: {said}"))
+    });
+    let hint = "set MINATO_TOKEN, or run the command as the user who started the server";
+    Failure::Refused(Box::new(match problem.code {
+        Code::Unauthorized if problem.hint.is_none() => problem.with_hint(hint),
+        _ => problem,
+    }))
+}
+
+/// The token that a server of this machine left for its user. It is used only towards loopback, and
+/// only if what listens there belongs to root: whoever takes the port of a server that is gone
+/// learns nothing.
+fn found_token(address: SocketAddr) -> Option<String> {
+    if !address.ip().is_loopback() || !matches!(minato_network::listener_owner(address), Ok(Some(0))) {
+        return None;
+    }
+    let path = format!("/run/minato/{}.token", address.port());
+    let token = std::fs::read_to_string(path).ok()?;
+    Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+}
+
+/// Lines of a stream that may never end.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    body: Incoming,
+    buffer: Vec<u8>,
+    ended: bool,
+}
+
+impl Lines {
+    /// The next line; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<String>, Failure> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if text.is_empty() {
+                    continue;
+                }
+                return Ok(Some(text));
+            }
+            if self.ended || self.buffer.len() > LINE_MAX {
+                return Ok(None);
+            }
+            match self.body.frame().await {
+                None => self.ended = true,
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => {
+                    return Err(Failure::Failed(anyhow::anyhow!("the stream broke off: {error}")));
+                }
+            }
+        }
+    }
+}
+
+/// Escapes what may not stand in a query (RFC 3986, section 3.4).
+pub(crate) fn query(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut escaped, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/@:".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+        escaped
+    })
+}

@@ -1,0 +1,237 @@
+//! The server's own settings: defaults, over them the file, over it the environment, over it flags.
+//!
+//! A key of the design that has no effect yet is refused by name, as in a manifest.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use minato_edge::Prefix;
+use serde::Deserialize;
+
+/// Why the settings were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read the configuration {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file says something that isn't understood.
+    #[error("the configuration {path} is wrong: {message}")]
+    Wrong {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, with its line.
+        message: String,
+    },
+    /// A value can't be used.
+    #[error("`{key}` {why}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What a stopping server does with its instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stop {
+    /// Drain and stop them, and give everything back to the kernel.
+    #[default]
+    End,
+    /// Leave them running for the next server.
+    Keep,
+}
+
+/// The settings of a server, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data directory.
+    pub data: PathBuf,
+    /// Where the API and the registry listen.
+    pub api: SocketAddr,
+    /// Where the edge listens for HTTP.
+    pub http: SocketAddr,
+    /// The instances' network, a /16; `None`: a free one of 10/8.
+    pub network: Option<Ipv4Addr>,
+    /// What stopping does with instances.
+    pub stop: Stop,
+    /// Peers whose `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: Vec<Prefix>,
+    /// What is logged, as `tracing`'s filter reads it.
+    pub log: String,
+    /// Whether a caller on loopback may push without a token.
+    pub anonymous_push: bool,
+}
+
+/// What flags and variables say; each wins over the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--data`
+    pub data: Option<PathBuf>,
+    /// `--api`
+    pub api: Option<SocketAddr>,
+    /// `--http`
+    pub http: Option<SocketAddr>,
+    /// `--network`
+    pub network: Option<Ipv4Addr>,
+    /// `--anonymous-push`
+    pub anonymous_push: bool,
+}
+
+/// The file as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data: Option<PathBuf>,
+    api: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+    https: Option<toml::Value>,
+    network: Option<String>,
+    stop: Option<Stop>,
+    trusted_proxies: Option<Vec<String>>,
+    log: Option<String>,
+    registry: Option<Registry>,
+    admission: Option<toml::Value>,
+    tls: Option<toml::Value>,
+    node: Option<toml::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Registry {
+    anonymous_push: Option<bool>,
+    quota: Option<toml::Value>,
+    mirrors: Option<toml::Value>,
+}
+
+impl Config {
+    /// Puts the settings together.
+    ///
+    /// # Errors
+    /// A file that can't be read or understood, or a value that can't be used.
+    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let written = file.map_or_else(|| Ok(File::default()), read)?;
+        let registry = written.registry.unwrap_or_default();
+        let network = match (overrides.network, written.network) {
+            (Some(network), _) => Some(network),
+            (None, Some(text)) => Some(range(&text)?),
+            (None, None) => None,
+        };
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let config = Self {
+            data: overrides.data.or(written.data).unwrap_or_else(|| PathBuf::from("/var/lib/minato")),
+            api: overrides.api.or(written.api).unwrap_or_else(|| loopback(7070)),
+            http: overrides.http.or(written.http).unwrap_or_else(|| loopback(8080)),
+            network: network.map(checked_network).transpose()?,
+            stop: written.stop.unwrap_or_default(),
+            trusted_proxies: prefixes(&written.trusted_proxies.unwrap_or_default())?,
+            log: written.log.unwrap_or_else(|| "info".to_owned()),
+            anonymous_push: overrides.anonymous_push || registry.anonymous_push.unwrap_or(false),
+        };
+        if !config.api.ip().is_loopback() {
+            return Err(ConfigError::Value {
+                key: "api",
+                why: format!("is {}, but beyond loopback it needs TLS, which is not supported yet", config.api),
+            });
+        }
+        Ok(config)
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let wrong = |message| ConfigError::Wrong { path: path.to_owned(), message };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let file: File = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let registry = file.registry.as_ref();
+    let unsupported = [
+        ("https", file.https.is_some()),
+        ("admission", file.admission.is_some()),
+        ("tls", file.tls.is_some()),
+        ("node", file.node.is_some()),
+        ("registry.quota", registry.is_some_and(|registry| registry.quota.is_some())),
+        ("registry.mirrors", registry.is_some_and(|registry| registry.mirrors.is_some())),
+    ];
+    match unsupported.iter().find(|(_, written)| *written) {
+        Some((key, _)) => Err(wrong(format!("`{key}` is not supported yet; take it out"))),
+        None => Ok(file),
+    }
+}
+
+fn prefixes(texts: &[String]) -> Result<Vec<Prefix>, ConfigError> {
+    let read = |text: &String| {
+        text.parse().map_err(|error: minato_edge::config::InvalidPrefix| ConfigError::Value {
+            key: "trusted_proxies",
+            why: format!("holds what it can't: {error}"),
+        })
+    };
+    texts.iter().map(read).collect()
+}
+
+/// Reads `10.77.0.0/16`.
+fn range(text: &str) -> Result<Ipv4Addr, ConfigError> {
+    let wrong = || ConfigError::Value {
+        key: "network",
+        why: format!("is `{text}`; write a /16 such as \"10.77.0.0/16\""),
+    };
+    let (base, length) = text.split_once('/').ok_or_else(wrong)?;
+    if length != "16" {
+        return Err(wrong());
+    }
+    base.parse().map_err(|_| wrong())
+}
+
+fn checked_network(base: Ipv4Addr) -> Result<Ipv4Addr, ConfigError> {
+    let [_, _, c, d] = base.octets();
+    if !base.is_private() || (c, d) != (0, 0) {
+        let why = format!("is {base}/16; it must be the beginning of a private /16, such as 10.77.0.0/16");
+        return Err(ConfigError::Value { key: "network", why });
+    }
+    Ok(base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path()), Overrides::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let config = load("http = \"127.0.0.1:9090\"\nstop = \"keep\"\n[registry]\nanonymous_push = true").unwrap();
+        assert_eq!(config.http.port(), 9090);
+        assert_eq!(config.api.port(), 7070);
+        assert_eq!(config.stop, Stop::Keep);
+        assert!(config.anonymous_push);
+        let overrides = Overrides { data: Some("/tmp/x".into()), ..Overrides::default() };
+        assert_eq!(Config::load(None, overrides).unwrap().data, Path::new("/tmp/x"));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for (text, says) in [
+            ("htp = 1", "unknown field `htp`"),
+            ("https = \"127.0.0.1:8443\"", "`https` is not supported yet"),
+            ("[node]\nzone = \"a\"", "`node` is not supported yet"),
+            ("[registry]\nquota = \"1GiB\"", "`registry.quota` is not supported yet"),
+            ("network = \"10.1.0.0/24\"", "write a /16"),
+            ("network = \"8.8.0.0/16\"", "private /16"),
+            ("api = \"0.0.0.0:7070\"", "needs TLS"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

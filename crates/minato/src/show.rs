@@ -1,0 +1,96 @@
+//! What people see: tables, colours only on a terminal and without `NO_COLOR`, durations, times.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the command line speaks")]
+
+use std::io::{IsTerminal as _, Write as _};
+
+/// A line of data on stdout. A reader that went away ends the output, not with a panic.
+pub(crate) fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    // A closed pipe is the reader's way to say that it has enough.
+    drop(writeln!(out, "{text}"));
+}
+
+/// A line of progress on stderr.
+pub(crate) fn progress(text: &str) {
+    eprintln!("{text}");
+}
+
+/// An error on stderr, red where there is colour.
+pub(crate) fn error(text: &str) {
+    if coloured(&std::io::stderr()) {
+        eprintln!("{}", text.replacen("error:", "\x1b[1;31merror:\x1b[0m", 1));
+    } else {
+        eprintln!("{text}");
+    }
+}
+
+fn coloured(stream: &impl std::io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// How a word is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Plain,
+    Good,
+    Warning,
+    Bad,
+}
+
+/// A word in its tone's colour, where there is colour on stdout.
+pub(crate) fn toned(text: &str, tone: Tone) -> String {
+    let code = match tone {
+        Tone::Plain => return text.to_owned(),
+        Tone::Good => "32",
+        Tone::Warning => "33",
+        Tone::Bad => "31",
+    };
+    if coloured(&std::io::stdout()) { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Whether progress bars make sense.
+pub(crate) fn is_interactive() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// A table: a head and rows, columns two spaces apart, the last one as long as it is.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| visible(cell));
+        cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let print = |cells: Vec<&str>| {
+        let mut text = String::new();
+        for (cell, width) in cells.iter().zip(&widths) {
+            let padding = width.saturating_sub(visible(cell)) + 2;
+            text.push_str(&format!("{cell}{:padding$}", ""));
+        }
+        line(text.trim_end());
+    };
+    print(head.to_vec());
+    for row in rows {
+        print(row.iter().map(String::as_str).collect());
+    }
+}
+
+/// How many characters are seen: colours take none.
+fn visible(cell: &str) -> usize {
+    let mut escaped = false;
+    cell.chars()
+        .filter(|c| {
+            let hidden = escaped || *c == '\x1b';
+            escaped = hidden && *c != 'm';
+            !hidden
+        })
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn colours_take_no_room() {
+        assert_eq!(super::visible("\x1b[1;31mready\x1b[0m"), 5);
+        assert_eq!(super::visible("ready"), 5);
+    }
+}
