@@ -27,7 +27,7 @@ pub use error::{Refusal, UnpackError};
 use self::{
     archive::Archive,
     error::{Fault, failed},
-    layer::{Application, Work},
+    layer::{Application, NAMES_MAX, Work},
     place::Place,
     stream::{Chunks, Outcome},
 };
@@ -134,8 +134,14 @@ fn fill(layers: &[Layer], partial: &Path, limits: &Limits) -> Result<Unpacked, U
     };
     let root = prepare().map_err(|errno| failed("making the tree", partial, errno.into()))?;
     let place = Place::new(root).map_err(|fault| unnamed(fault, partial))?;
-    let mut work = Work { place, files: 0, files_max: limits.files, times: BTreeMap::new() };
-    let _ = work.times.insert(Vec::new(), (0, 0));
+    let mut work = Work {
+        place,
+        files: 0,
+        files_max: limits.files,
+        names_left: NAMES_MAX,
+        // The root, unless a layer describes it.
+        times: BTreeMap::from([(Vec::new(), (0, 0))]),
+    };
     let mut bytes = 0;
     for (at, layer) in layers.iter().enumerate() {
         bytes += apply(layer, &mut work, at == 0, limits.bytes - bytes, limits.bytes, partial)?;

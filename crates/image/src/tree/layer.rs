@@ -14,13 +14,42 @@ use super::{
     place::{self, Parent, Place},
 };
 
+/// Bytes of names that are kept while an image is unpacked: several times what a million files with
+/// usual names need.
+pub(super) const NAMES_MAX: usize = 128 << 20;
+
 /// What has been unpacked of the whole image.
 pub(super) struct Work {
     pub(super) place: Place,
     pub(super) files: u64,
     pub(super) files_max: u64,
+    /// How many bytes of names may still be kept: paths can be long, and an archive of them small.
+    pub(super) names_left: usize,
     /// When each directory was changed, set when all are filled.
     pub(super) times: BTreeMap<Vec<u8>, (i64, u32)>,
+}
+
+impl Work {
+    fn count(&mut self) -> Result<(), Fault> {
+        self.files += 1;
+        if self.files > self.files_max { Err(Fault::Limit("files", self.files_max)) } else { Ok(()) }
+    }
+
+    fn keep(&mut self, name: &[u8]) -> Result<(), Fault> {
+        let refuse = || Fault::Limit("bytes of names", NAMES_MAX as u64);
+        self.names_left = self.names_left.checked_sub(name.len()).ok_or_else(refuse)?;
+        Ok(())
+    }
+
+    fn set_time(&mut self, path: &[u8], time: (i64, u32)) -> Result<(), Fault> {
+        if let Some(known) = self.times.get_mut(path) {
+            *known = time;
+            return Ok(());
+        }
+        self.keep(path)?;
+        self.times.insert(path.to_vec(), time);
+        Ok(())
+    }
 }
 
 /// Goes through a layer.
@@ -47,14 +76,10 @@ impl<'a> Application<'a> {
     pub(super) fn run<R: BufRead>(&mut self, archive: &mut Archive<R>) -> Result<(), Fault> {
         while let Some(entry) = archive.next()? {
             self.path.clone_from(&entry.path);
-            self.count()?;
+            self.work.count()?;
             self.apply(&entry, archive)?;
         }
         Ok(())
-    }
-
-    fn count(&mut self) -> Result<(), Fault> {
-        count(self.work)
     }
 
     fn apply<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), Fault> {
@@ -75,7 +100,7 @@ impl<'a> Application<'a> {
             Kind::File | Kind::Directory | Kind::SymbolicLink | Kind::HardLink | Kind::Fifo => {}
         }
         let parent = self.parent(parent)?;
-        self.note(&parent, name);
+        self.note(parent.inode, name)?;
         // What a directory or a hard link replaces isn't always to go.
         if !matches!(entry.kind, Kind::Directory | Kind::HardLink) {
             self.work.place.vacate(&parent, name)?;
@@ -93,7 +118,7 @@ impl<'a> Application<'a> {
         if parent.kind(name)? != Some(FileType::Directory) {
             self.work.place.vacate(parent, name)?;
         }
-        self.work.times.insert(path.to_vec(), entry.mtime);
+        self.work.set_time(path, entry.mtime)?;
         parent.directory(name)?.describe(entry)
     }
 
@@ -101,7 +126,7 @@ impl<'a> Application<'a> {
         if entry.kind != Kind::Directory {
             return Err(Refusal::Root.into());
         }
-        self.work.times.insert(Vec::new(), entry.mtime);
+        self.work.set_time(b"", entry.mtime)?;
         self.parent(b"")?.describe(entry)
     }
 
@@ -111,20 +136,22 @@ impl<'a> Application<'a> {
             implied.push((path.to_vec(), inode));
         });
         for (path, inode) in implied {
-            count(self.work)?;
-            if let (Some(made), Some((_, name))) = (&mut self.made, split(&path)) {
-                made.insert((inode, name.to_vec()));
+            self.work.count()?;
+            if let Some((_, name)) = split(&path) {
+                self.note(inode, name)?;
             }
             // Directories that no layer describes are the same on every node.
-            self.work.times.insert(path, (0, 0));
+            self.work.set_time(&path, (0, 0))?;
         }
         parent
     }
 
-    fn note(&mut self, parent: &Parent, name: &[u8]) {
-        if let Some(made) = &mut self.made {
-            made.insert((parent.inode, name.to_vec()));
-        }
+    /// Remembers that this layer made a name.
+    fn note(&mut self, directory: u64, name: &[u8]) -> Result<(), Fault> {
+        let Some(made) = &mut self.made else { return Ok(()) };
+        self.work.keep(name)?;
+        made.insert((directory, name.to_vec()));
+        Ok(())
     }
 
     fn hard_link(&mut self, parent: &Parent, name: &[u8], entry: &Entry) -> Result<(), Fault> {
@@ -199,11 +226,6 @@ impl<'a> Application<'a> {
         }
         place::describe_file(&file, entry)
     }
-}
-
-fn count(work: &mut Work) -> Result<(), Fault> {
-    work.files += 1;
-    if work.files > work.files_max { Err(Fault::Limit("files", work.files_max)) } else { Ok(()) }
 }
 
 /// Names joined by `/`, without empty ones and `.`: what an archive's path means from the image's root.

@@ -339,6 +339,21 @@ fn limits_hold_before_the_disk_is_filled() {
 }
 
 #[test]
+fn names_are_kept_within_a_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = rustix::fs::open(directory.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let place = Place::new(root).unwrap();
+    let mut work = Work { place, files: 0, files_max: 100, names_left: 30, times: BTreeMap::new() };
+    let tar =
+        Tar::new().directory("ten-bytes/", 0o755).directory("ten-bytes/", 0o700).file("ten-bytes/file", "");
+    let bytes = tar.directory("ten-bytes/twenty-bytes/", 0o755).directory("more/", 0o755).bytes();
+    let mut application = Application::new(&mut work, true, 1 << 20);
+    let fault = application.run(&mut Archive::new(bytes.as_slice())).unwrap_err();
+    assert!(matches!(fault, Fault::Limit("bytes of names", _)), "{fault:?}");
+    assert_eq!(application.path(), b"ten-bytes/twenty-bytes/");
+}
+
+#[test]
 fn content_is_what_its_digests_say() {
     let content = Tar::new().file("f", "x").bytes();
     let good = compressed(&content);
