@@ -212,6 +212,3 @@ fn offer(wanted: &str, mut names: Vec<String>) -> String {
     let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     quoted.join(", ")
 }
-
-#[cfg(test)]
-mod tests;

@@ -302,6 +302,3 @@ fn hash(mut file: File, algorithm: Algorithm) -> io::Result<(Hasher, u64)> {
         length += read as u64;
     }
 }
-
-#[cfg(test)]
-mod tests;

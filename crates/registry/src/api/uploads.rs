@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
+use minato_image::digest::Hasher;
 use minato_model::digest::{Algorithm, Digest};
 
 use super::{
@@ -48,8 +49,8 @@ impl Registry {
         let name = repository.clone();
         let id = self.blocking(move |library| library.uploads.begin(&name, algorithm)).await?;
         match whole {
-            // Without content it is the first half of a POST and a PUT.
-            Some(digest) if !body.is_end_stream() => {
+            // Without the content it is the first half of a POST and a PUT.
+            Some(digest) if !body.is_end_stream() || is_of_nothing(&digest) => {
                 let taken = self.fill(&repository, &id, &HeaderMap::new(), body).await;
                 let writing = match taken {
                     Ok(writing) => writing,
@@ -160,6 +161,10 @@ impl Registry {
         let (repository, digest) = (repository.clone(), digest.clone());
         self.blocking(move |library| library.mount(&repository, &digest, from.as_ref())).await
     }
+}
+
+fn is_of_nothing(digest: &Digest) -> bool {
+    Hasher::new(digest.algorithm()).finish() == *digest
 }
 
 /// How much a body may bring.

@@ -32,7 +32,10 @@ impl Server {
     }
 
     pub(crate) async fn with(limits: Limits, anonymous_push: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap(), limits, anonymous_push).await
+    }
+
+    pub(crate) async fn in_folder(folder: TempDir, limits: Limits, anonymous_push: bool) -> Self {
         let library = Library::open(&folder.path().join("registry"), limits).unwrap();
         let (address, task) = serve(Arc::clone(&library), anonymous_push).await;
         Self { address, library, folder, task }
