@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn nothing_is_answered_without_the_token() {
         let host = (header::HOST, "localhost");
-        assert_eq!(check(Method::GET, &[host.clone()]), Some(Code::Unauthorized));
+        assert_eq!(check(Method::GET, std::slice::from_ref(&host)), Some(Code::Unauthorized));
         for wrong in ["Bearer s3cre", "Bearer s3crett", "Bearer ", "Basic s3cret", "s3cret", "Bearer"] {
             let given = (header::AUTHORIZATION, wrong);
             assert_eq!(check(Method::GET, &[host.clone(), given]), Some(Code::Unauthorized), "{wrong}");

@@ -11,6 +11,7 @@ mod openapi;
 mod query;
 mod releases;
 mod rollouts;
+mod schemas;
 mod server;
 mod stream;
 mod why;

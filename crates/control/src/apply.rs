@@ -151,7 +151,7 @@ fn refuse_under_way(look: &Look) -> Result<(), Problem> {
     for planned in &look.planned {
         for step in &planned.steps {
             let Step::Release { service, release, .. } = step else { continue };
-            let key = ServiceKey { app: planned.plan.app.clone(), service: service.clone() };
+            let key = look::key(planned, service);
             let Some(rollout) = look.world.rollouts.get(&key).map(|rollout| &rollout.value) else { continue };
             if !rollout.under_way() || rollout.serving.is_none() || rollout.target == release.number {
                 continue;
@@ -176,9 +176,7 @@ fn refuse_under_way(look: &Look) -> Result<(), Problem> {
 fn deleted(planned: &[Planned]) -> Vec<ServiceKey> {
     let services = planned.iter().flat_map(|planned| {
         planned.steps.iter().filter_map(|step| match step {
-            Step::Delete { service } => {
-                Some(ServiceKey { app: planned.plan.app.clone(), service: service.clone() })
-            }
+            Step::Delete { service } => Some(look::key(planned, service)),
             Step::Release { .. } => None,
         })
     });
@@ -197,6 +195,20 @@ fn tell(core: &Core, look: &Look) {
             .with_data(serde_json::json!({ "plan": planned.plan.id, "changes": planned.plan.changes }));
         event.app = Some(planned.plan.app.clone());
         core.record(event);
+        for step in &planned.steps {
+            tell_again(core, look, planned, step);
+        }
+    }
+}
+
+/// A release that is tried again begins with the declaration itself.
+fn tell_again(core: &Core, look: &Look, planned: &Planned, step: &Step) {
+    let Step::Release { service, release, .. } = step else { return };
+    let key = look::key(planned, service);
+    if look.world.rollouts.get(&key).is_some_and(|rollout| rollout.value.target == release.number) {
+        let reason = format!("release {} is tried again", release.number);
+        let event = Event::new(core.now(), "release_started", reason);
+        core.record(event.with_service(&key).with_release(release.number));
     }
 }
 

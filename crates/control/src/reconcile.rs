@@ -20,6 +20,8 @@ use crate::{
 const MOVING: Duration = Duration::from_secs(1);
 /// The timer otherwise: only what no signal told would wait for it.
 const STILL: Duration = Duration::from_secs(10);
+/// Between two rounds at least: what comes in a heap, as reports do under load, is looked at once.
+const PACE: Duration = Duration::from_millis(10);
 /// After a failure of the cluster state.
 const AFTER_FAULT: Duration = Duration::from_secs(1);
 /// Rounds without a pause: each follows what the one before wrote. More than a roll-out can take
@@ -54,6 +56,7 @@ async fn drive(core: &Core, clocks: &mut Clocks) -> Result<(), Fault> {
         };
         let timer = Instant::now() + if moving { MOVING } else { STILL };
         watch = Some(until(open, done, timer).await?);
+        tokio::time::sleep(PACE).await;
     }
 }
 

@@ -1,1 +1,6 @@
+//! Control with the real cluster state, and a node that is played.
 
+mod applying;
+mod http;
+mod rig;
+mod rolling;

@@ -73,7 +73,7 @@ pub enum Step {
         /// Of which service.
         service: ServiceName,
         /// Which release.
-        release: Release,
+        release: Box<Release>,
         /// Whether it has yet to be written down: its hash is new.
         new: bool,
         /// Why.
@@ -177,6 +177,7 @@ impl Collected {
                 hash: release.hash.clone(),
                 taken,
             }));
+            let release = Box::new(release);
             self.steps.push(Step::Release { service: name.clone(), release, new, reason });
         }
         if let Some((old, _)) = declared {

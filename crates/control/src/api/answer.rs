@@ -38,15 +38,12 @@ impl IntoResponse for Failed {
     fn into_response(self) -> Response {
         let mut response = (status(self.0.code), Json(Body { error: &self.0 })).into_response();
         let headers = response.headers_mut();
-        match self.0.code {
-            Code::Unauthorized => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            // What is left of the body isn't read: the connection can't be used again.
-            Code::RequestTooLarge | Code::UnsupportedMedia | Code::ForeignOrigin => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            _ => {}
+        if self.0.code == Code::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // What is left of the body isn't read: the connection can't be used again.
+        if matches!(self.0.code, Code::RequestTooLarge | Code::UnsupportedMedia | Code::ForeignOrigin) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

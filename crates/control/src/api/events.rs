@@ -12,7 +12,7 @@ use super::{
     answer::Failed,
     asked,
     query::Asked,
-    stream::{LIMIT, LIMIT_MAX, lines},
+    stream::{LIMIT, LIMIT_MAX, lines, whole},
 };
 use crate::core::Core;
 
@@ -48,9 +48,8 @@ async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Respons
     let mut first =
         reader.take(core.journal.read(None, if reader.app.is_some() { LIMIT_MAX } else { limit }));
     first.drain(..first.len().saturating_sub(limit));
-    let closing = core.closing.clone();
     if !query.follow {
-        return Ok(lines(stream::iter([first]), closing));
+        return Ok(whole(&first));
     }
     let heaps = stream::unfold((reader, Some(first)), |(mut reader, first)| async move {
         let heap = match first {
@@ -59,7 +58,7 @@ async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Respons
         };
         Some((heap, (reader, None)))
     });
-    Ok(lines(heaps, closing))
+    Ok(lines(heaps, core.closing.clone()))
 }
 
 struct Reader {

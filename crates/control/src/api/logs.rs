@@ -16,7 +16,7 @@ use super::{
     answer::Failed,
     asked, needed,
     query::Asked,
-    stream::{LIMIT, LIMIT_MAX, lines},
+    stream::{LIMIT, LIMIT_MAX, lines, whole},
 };
 use crate::{core::Core, world::World};
 
@@ -75,9 +75,8 @@ async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Respons
         after: BTreeMap::new(),
     };
     let first = reader.read().await;
-    let closing = core.closing.clone();
     if !query.follow {
-        return Ok(lines(stream::iter([first]), closing));
+        return Ok(whole(&first));
     }
     reader.query.limit = LIMIT_MAX;
     let heaps = stream::unfold((reader, Some(first)), |(mut reader, first)| async move {
@@ -87,7 +86,7 @@ async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Respons
         };
         Some((heap, (reader, None)))
     });
-    Ok(lines(heaps, closing))
+    Ok(lines(heaps, core.closing.clone()))
 }
 
 struct Reader {

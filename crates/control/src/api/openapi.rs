@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Endpoint, Parameter, Place, endpoints};
+use super::{Answer, Endpoint, Parameter, Place, endpoints, schemas::SCHEMAS};
 
 /// The description.
 pub(super) fn description() -> Value {
@@ -68,8 +68,7 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
-/// An object's schema from `name: type` pairs. A type is a JSON type, a schema's name (capital), either
-/// with `[]` for an array of it, and `?` for what may be absent or null.
+/// An object's schema from its fields, as [`SCHEMAS`] writes them.
 fn object(fields: &[(&str, &str)]) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
@@ -107,127 +106,6 @@ fn nullable(kind: &str, optional: bool) -> Value {
 }
 
 fn schemas() -> Value {
-    let all: &[(&str, &[(&str, &str)])] = &[
-        ("File", &[("name", "string"), ("text", "string")]),
-        ("PlanRequest", &[("files", "File[]")]),
-        (
-            "ApplyRequest",
-            &[("files", "File[]"), ("plan", "string?"), ("prune", "boolean?"), ("retry", "boolean?")],
-        ),
-        (
-            "Change",
-            &[
-                ("action", "string"),
-                ("what", "string"),
-                ("from", "string?"),
-                ("to", "string?"),
-                ("reason", "string"),
-            ],
-        ),
-        ("Plan", &[("id", "string"), ("app", "string"), ("changes", "Change[]")]),
-        ("Plans", &[("plans", "Plan[]")]),
-        ("ServiceState", &[("service", "string"), ("release", "integer?"), ("state", "string")]),
-        ("AppState", &[("app", "string"), ("services", "ServiceState[]")]),
-        ("Applied", &[("plans", "Plan[]"), ("apps", "AppState[]")]),
-        (
-            "Rollout",
-            &[
-                ("state", "string"),
-                ("release", "integer"),
-                ("serving", "integer?"),
-                ("phase", "string"),
-                ("reason", "string"),
-                ("waiting_for", "string?"),
-                ("code", "string?"),
-                ("elapsed_ms", "integer"),
-            ],
-        ),
-        (
-            "Service",
-            &[
-                ("service", "string"),
-                ("release", "integer?"),
-                ("verdict", "string"),
-                ("why", "string?"),
-                ("instances", "integer"),
-                ("ready", "integer"),
-                ("hosts", "string[]"),
-                ("url", "string"),
-                ("rollout", "Rollout?"),
-            ],
-        ),
-        ("App", &[("app", "string"), ("services", "Service[]")]),
-        ("Apps", &[("apps", "App[]")]),
-        (
-            "Instance",
-            &[
-                ("id", "string"),
-                ("app", "string"),
-                ("service", "string"),
-                ("release", "integer"),
-                ("image", "digest"),
-                ("state", "string"),
-                ("reason", "string"),
-                ("address", "string?"),
-                ("node", "string"),
-                ("pid", "integer?"),
-                ("started_at", "time"),
-                ("requests", "integer"),
-                ("in_flight", "integer"),
-            ],
-        ),
-        ("Instances", &[("instances", "Instance[]")]),
-        ("Why", &[("thing", "string"), ("kind", "string"), ("lines", "string[]"), ("life", "any?")]),
-        (
-            "LogLine",
-            &[
-                ("at", "time"),
-                ("instance", "string"),
-                ("line", "integer"),
-                ("release", "integer"),
-                ("stream", "string"),
-                ("text", "string"),
-            ],
-        ),
-        (
-            "Event",
-            &[
-                ("at", "time"),
-                ("kind", "string"),
-                ("app", "string?"),
-                ("service", "string?"),
-                ("release", "integer?"),
-                ("instance", "string?"),
-                ("reason", "string"),
-                ("data", "any"),
-            ],
-        ),
-        (
-            "Release",
-            &[
-                ("number", "integer"),
-                ("hash", "string"),
-                ("image", "string"),
-                ("digest", "digest"),
-                ("state", "string"),
-                ("created_at", "time"),
-                ("reason", "string?"),
-            ],
-        ),
-        ("Releases", &[("releases", "Release[]")]),
-        (
-            "Problem",
-            &[
-                ("code", "string"),
-                ("message", "string"),
-                ("file", "string?"),
-                ("line", "integer?"),
-                ("key", "string?"),
-                ("hint", "string?"),
-            ],
-        ),
-        ("Failure", &[("error", "Problem")]),
-        ("Description", &[("openapi", "string"), ("paths", "any")]),
-    ];
-    all.iter().map(|(name, fields)| ((*name).to_owned(), object(fields))).collect::<Map<_, _>>().into()
+    let all = SCHEMAS.iter().map(|(name, fields)| ((*name).to_owned(), object(fields)));
+    all.collect::<Map<_, _>>().into()
 }

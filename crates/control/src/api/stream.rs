@@ -26,7 +26,16 @@ where
         .filter(|heap| std::future::ready(!heap.is_empty()))
         .map(|heap| Ok::<_, std::convert::Infallible>(encode(&heap)))
         .take_until(closing.cancelled_owned());
-    let mut response = Response::new(Body::from_stream(body));
+    answer(Body::from_stream(body))
+}
+
+/// Lines that are all there.
+pub(super) fn whole<T: Serialize>(heap: &[T]) -> Response {
+    answer(encode(heap).into())
+}
+
+fn answer(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -100,7 +100,7 @@ fn service(
         batch.replace(keys::service(&key), kept.map_or(0, |kept| kept.modified), &record)?;
     }
     if *new {
-        batch.replace(keys::release(&key, release.number), 0, release)?;
+        batch.replace(keys::release(&key, release.number), 0, &**release)?;
     }
     again(world, planned, &key, release.number, &mut batch)?;
     Ok((!batch.writes.is_empty()).then_some(batch))

@@ -10,6 +10,7 @@ use minato_model::{
 };
 use minato_planner::{
     record::TakenBack,
+    release,
     rollout::{Limits, Phase, Rollout, Seen, Step, step},
 };
 use minato_state::Revision;
@@ -36,7 +37,8 @@ pub(crate) async fn begin(core: &Core, world: &World) -> Result<bool, Fault> {
         if before.is_some_and(|before| before.value.target == target) {
             continue;
         }
-        let next = beginning(world, &key, service, target);
+        let mut next = beginning(world, &key, service, target);
+        next.reason.push_str(&differing(core, &key, next.serving, target).await?);
         let mut batch = Batch::default();
         batch.guard(keys::app(&key.app), app.modified);
         batch.replace(keys::rollout(&key), before.map_or(0, |before| before.modified), &next)?;
@@ -79,6 +81,19 @@ pub(crate) fn beginning(
         Some(serving) => format!("release {target} follows release {serving}"),
     };
     Rollout::begin(target, before, ready, forgiven, reason)
+}
+
+/// What differs between what serves and what is to, in a few words.
+async fn differing(
+    core: &Core,
+    key: &ServiceKey,
+    serving: Option<ReleaseNumber>,
+    target: ReleaseNumber,
+) -> Result<String, Fault> {
+    let releases = core.releases(key, serving.into_iter().chain([target]).collect()).await?;
+    let old = serving.filter(|serving| *serving != target).and_then(|serving| releases.get(&serving));
+    let Some((old, new)) = old.zip(releases.get(&target)) else { return Ok(String::new()) };
+    Ok(format!(": {}", release::differences(old, &new.spec, &new.image.to_string()).join("; ")))
 }
 
 /// Moves what can be moved; says whether there was any.
@@ -177,14 +192,12 @@ async fn remember(
     let target = core.releases(key, [next.target].into()).await?.remove(&next.target);
     let Some(hash) = target.map(|target| target.hash) else { return Ok(()) };
     let mut value = record.value.clone();
-    match &next.phase {
-        Phase::Failed { code, .. } => {
-            // A sentence is enough as evidence; what else there is, `why` tells.
-            let reason = next.reason.chars().take(500).collect();
-            value.take_back(&hash, TakenBack { number: next.target, code: *code, reason, at: core.now() });
-        }
-        _ if value.taken_back.remove(&hash).is_none() => return Ok(()),
-        _ => {}
+    if let Phase::Failed { code, .. } = &next.phase {
+        // A sentence is enough as evidence; what else there is, `why` tells.
+        let reason = next.reason.chars().take(500).collect();
+        value.take_back(&hash, TakenBack { number: next.target, code: *code, reason, at: core.now() });
+    } else if value.taken_back.remove(&hash).is_none() {
+        return Ok(());
     }
     batch.replace(keys::service(key), record.modified, &value)
 }
