@@ -25,6 +25,13 @@ pub(crate) fn check(parts: &Parts, limits: &Limits) -> Result<Head, Answer> {
         let detail = format!("the request's target is longer than {} bytes", limits.uri_bytes);
         return Err(Answer::new(Code::UriTooLong, detail));
     }
+    // hyper's own bound is that of its buffer, which may grow a little beyond.
+    let size =
+        |(name, value): (&header::HeaderName, &header::HeaderValue)| name.as_str().len() + value.len() + 4;
+    if parts.headers.iter().map(size).sum::<usize>() + length > limits.head_bytes {
+        let detail = format!("the request's head is larger than {} bytes", limits.head_bytes);
+        return Err(Answer::new(Code::HeadersTooLarge, detail));
+    }
     if parts.method == Method::CONNECT {
         return Err(bad("CONNECT is not for this server"));
     }

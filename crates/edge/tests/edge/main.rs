@@ -1,0 +1,10 @@
+//! An edge in this process, instances that speak raw TCP, and clients that send raw bytes.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod bodies;
+mod cold;
+mod heads;
+mod life;
+mod names;
+mod routes;
+mod support;
