@@ -9,6 +9,12 @@
 //!   instance ── eth0 ═ veth ═ mn<id>xxxx ── never to another instance
 //! ```
 //!
+//! In order: the server calls [`Node::ensure`]; for each instance the keeper calls
+//! [`link::create_instance_pair`], the instance's first process [`link::configure_inside`], and whoever
+//! sends it the first packet [`link::settle`] before; [`Probe`] sees it listen. What serves virtual
+//! addresses and names must listen on exactly these addresses: the filter lets nothing else of the host
+//! answer an instance.
+//!
 //! Every name in the kernel derives from the data directory's [`NodeId8`], so that two nodes on one
 //! machine never touch each other's, and nothing is ever deleted on the path of a start or a stop: an
 //! instance's pair goes with its namespace.

@@ -19,6 +19,8 @@ use message::{Received, received};
 
 /// The kernel answers at once; what takes longer than this is a fault, and must not hang the keeper.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What one acknowledgement, which repeats the request that it refuses, or one answer has at most.
+const ANSWER: usize = 8 * 1024;
 /// What one datagram of a dump has at most.
 const DATAGRAM: usize = 32 * 1024;
 /// A dump that was interrupted by a change is taken again, this many times at most.
@@ -109,7 +111,7 @@ impl Socket {
         self.send(&bytes, requests.len())?;
         let mut waiting = requests.iter().filter(|r| r.acknowledged).count();
         let mut refusal = None;
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; ANSWER];
         while waiting > 0 {
             let datagram = self.receive(&mut buffer)?;
             for answer in received(datagram) {
@@ -143,7 +145,7 @@ impl Socket {
         mut read: impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Option<T>, NetlinkError> {
         let mut found = None;
-        self.answers(messages, |payload| found = found.take().or_else(|| read(payload)))?;
+        self.answers(messages, &mut [0; ANSWER], |payload| found = found.take().or_else(|| read(payload)))?;
         Ok(found)
     }
 
@@ -154,11 +156,12 @@ impl Socket {
         request: impl Fn(&mut Messages),
         mut read: impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
+        let mut buffer = vec![0; DATAGRAM];
         for _ in 0..DUMPS {
             let mut messages = Messages::default();
             request(&mut messages);
             let mut all = Vec::new();
-            if self.answers(messages, |payload| all.extend(read(payload)))? {
+            if self.answers(messages, &mut buffer, |payload| all.extend(read(payload)))? {
                 return Ok(all);
             }
         }
@@ -166,15 +169,19 @@ impl Socket {
     }
 
     /// Reads until the acknowledgement or the end of the dump. Says whether the answer is consistent.
-    fn answers(&mut self, messages: Messages, mut each: impl FnMut(&[u8])) -> Result<bool, NetlinkError> {
+    fn answers(
+        &mut self,
+        messages: Messages,
+        buffer: &mut [u8],
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<bool, NetlinkError> {
         let first = self.next;
         let (bytes, requests) =
             messages.numbered(first).map_err(|_| NetlinkError::Malformed("the request is too long"))?;
         self.send(&bytes, requests.len())?;
         let mut consistent = true;
-        let mut buffer = vec![0; DATAGRAM];
         loop {
-            let datagram = self.receive(&mut buffer)?;
+            let datagram = self.receive(buffer)?;
             for answer in received(datagram) {
                 let Some(request) = index(answer.number, first).and_then(|at| requests.get(at)) else {
                     continue;

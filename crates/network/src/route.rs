@@ -280,6 +280,16 @@ pub(crate) fn link_index(socket: &Socket, name: &str) -> Result<u32, NetlinkErro
         .map_err(|errno| NetlinkError::System { action: "find a link by its name", source: errno.into() })
 }
 
+/// Whether a link carries packets. Linux 6.8 and later bring it up to date with its peer before they
+/// answer; without that the first packets after the peer came up are lost.
+pub(crate) fn carries(socket: &mut Socket, index: u32) -> Result<bool, NetlinkError> {
+    const LOWER_UP: u32 = 1 << 16;
+    let mut messages = Messages::default();
+    messages.request("look at a link", GET_LINK, 0, &link_header(index, false), |_| ());
+    let flags = socket.ask(messages, |payload| number(payload, 8))?;
+    Ok(flags.is_some_and(|flags| flags & LOWER_UP != 0))
+}
+
 /// All IPv4 routes of all tables.
 pub(crate) fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
     let request = |m: &mut Messages| {

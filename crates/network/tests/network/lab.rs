@@ -183,6 +183,7 @@ impl Lab {
         let target = space.descriptor();
         self.node.inside(|| link::create_instance_pair(&self.network, address, target.as_fd()).unwrap());
         space.inside(|| link::configure_inside(address, self.network.plan.gateway()).unwrap());
+        assert!(self.node.inside(|| link::settle(&self.network, address).unwrap()));
         (space, address)
     }
 }
