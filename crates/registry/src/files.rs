@@ -60,6 +60,13 @@ impl Staging {
     }
 }
 
+/// Makes an empty file, durably. It has no content that could be there by half.
+pub(crate) fn mark(path: &Path) -> io::Result<()> {
+    ensure_directory(parent(path))?;
+    File::create(path)?;
+    sync_directory(parent(path))
+}
+
 /// Removes a file, durably. `false`: it wasn't there.
 pub(crate) fn remove(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {

@@ -50,13 +50,7 @@ struct Lookup {
 impl Lookup {
     fn resolve(&self) -> Result<ResolvedImage, Problem> {
         if let Some(host) = &self.reference.registry {
-            let message = format!("`{}`: images are taken from this cluster's registry only", self.reference);
-            let hint = format!(
-                "copy it: {}, and write `{}`",
-                self.push_command(&format!("docker://{host}/{}", self.own_name())),
-                self.own_name()
-            );
-            return Err(Problem::new(Code::NotSupported, message).with_hint(hint));
+            return Err(self.elsewhere(host));
         }
         let repository = self.reference.repository.parse().map_err(|_| self.missing("no such repository"))?;
         let digest = self.named(&repository)?;
@@ -135,6 +129,21 @@ impl Lookup {
             Some(size) if size != layer.size => Err(self.damaged(&layer.digest)),
             Some(_) => Ok(()),
         }
+    }
+
+    fn elsewhere(&self, host: &str) -> Problem {
+        let message = format!("`{}`: images are taken from this cluster's own registry only", self.reference);
+        let own_name = self.own_name();
+        let hint = if host.starts_with("localhost") || host.starts_with("127.") {
+            format!("write it without the host: `{own_name}`")
+        } else {
+            let from = match &self.reference.digest {
+                Some(digest) => format!("docker://{host}/{}@{digest}", self.reference.repository),
+                None => format!("docker://{host}/{own_name}"),
+            };
+            format!("copy it: {}; then write `{own_name}`", self.push_command(&from))
+        };
+        Problem::new(Code::NotSupported, message).with_hint(hint)
     }
 
     fn nearest(&self, repository: &Repository) -> Problem {

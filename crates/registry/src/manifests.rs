@@ -60,7 +60,7 @@ impl Library {
         self.repositories.link_manifest(&self.staging, put.repository, &digest, media_type)?;
         let subject = document.subject().map(|subject| subject.digest.clone());
         if let Some(subject) = &subject {
-            self.repositories.link_referrer(&self.staging, put.repository, subject, &digest)?;
+            self.repositories.link_referrer(put.repository, subject, &digest)?;
         }
         for tag in put.tags {
             self.repositories.set_tag(&self.staging, put.repository, tag, &digest)?;
@@ -104,7 +104,7 @@ impl Library {
         if !held || self.content.size(digest)?.is_none() {
             return Ok(false);
         }
-        self.repositories.link_blob(&self.staging, repository, digest)?;
+        self.repositories.link_blob(repository, digest)?;
         Ok(true)
     }
 

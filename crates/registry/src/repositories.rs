@@ -40,13 +40,8 @@ impl Repositories {
         Ok(files::if_present(fs::metadata(self.blob(repository, digest)))?.is_some())
     }
 
-    pub(crate) fn link_blob(
-        &self,
-        staging: &Staging,
-        repository: &Repository,
-        digest: &Digest,
-    ) -> io::Result<()> {
-        staging.put(&self.blob(repository, digest), b"")
+    pub(crate) fn link_blob(&self, repository: &Repository, digest: &Digest) -> io::Result<()> {
+        files::mark(&self.blob(repository, digest))
     }
 
     pub(crate) fn unlink_blob(&self, repository: &Repository, digest: &Digest) -> io::Result<bool> {
@@ -107,12 +102,11 @@ impl Repositories {
 
     pub(crate) fn link_referrer(
         &self,
-        staging: &Staging,
         repository: &Repository,
         subject: &Digest,
         digest: &Digest,
     ) -> io::Result<()> {
-        staging.put(&self.referrers_home(repository, subject).join(digest.as_str()), b"")
+        files::mark(&self.referrers_home(repository, subject).join(digest.as_str()))
     }
 
     pub(crate) fn unlink_referrer(

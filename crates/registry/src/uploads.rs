@@ -278,7 +278,7 @@ impl Writing {
         }
         self.file.sync_data()?;
         self.library.content.adopt(&data, wanted)?;
-        self.library.repositories.link_blob(&self.library.staging, &self.repository, wanted)?;
+        self.library.repositories.link_blob(&self.repository, wanted)?;
         Ok(())
     }
 

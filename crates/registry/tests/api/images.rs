@@ -106,6 +106,8 @@ async fn what_is_missing_is_said_with_what_is_near() {
         "docker://quay.example/shop/web:v1",
     )
     .await;
+    check_refused(&server, "localhost:7070/shop/web:v1", Code::NotSupported, "write it without the host")
+        .await;
 }
 
 #[tokio::test]
