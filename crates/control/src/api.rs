@@ -33,8 +33,9 @@ use crate::core::Core;
 
 /// The largest body: a manifest of a thousand services is below 1 MiB, and there may be several.
 const BODY_MAX: usize = 2 << 20;
-/// The longest that an answer may take to begin, the 30 s of an apply's confirmation included.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// The longest that an answer may take to begin, the 30 s of a slow body and the 30 s of an apply's
+/// confirmation included.
+const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 
 /// What handlers are given.
 type Shared = State<Arc<Core>>;
@@ -142,7 +143,7 @@ async fn guarded(State(core): Shared, request: Request, next: Next) -> Response 
     }
 }
 
-/// Ends what takes too long to begin answering, a body that never comes included.
+/// Ends what takes too long to begin answering.
 async fn in_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
         Ok(response) => response,

@@ -1,5 +1,8 @@
 //! What each node is told of a service: the roll-out's shares, split over the nodes.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use minato_model::{

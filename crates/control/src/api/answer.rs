@@ -42,7 +42,10 @@ impl IntoResponse for Failed {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // What is left of the body isn't read: the connection can't be used again.
-        if matches!(self.0.code, Code::RequestTooLarge | Code::UnsupportedMedia | Code::ForeignOrigin) {
+        if matches!(
+            self.0.code,
+            Code::RequestTooLarge | Code::UnsupportedMedia | Code::ForeignOrigin | Code::ClientTimeout
+        ) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

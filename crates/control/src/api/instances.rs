@@ -1,7 +1,7 @@
 //! Instances, of every node.
 
 use axum::{Json, extract::State, http::Method, routing::get};
-use minato_model::inventory::Instance;
+use minato_model::inventory::{Instance, InstanceState};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Endpoint, Shared, answer::Answered, asked, query::Asked};
@@ -14,6 +14,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         parameters: vec![
             asked("app", "string", "of this app only"),
             asked("service", "string", "of services of this name only"),
+            asked("all", "boolean", "those that ended lately too; true where nobody says"),
         ],
         body: None,
         answer: Answer::Json("Instances"),
@@ -26,6 +27,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 struct Filter {
     app: Option<String>,
     service: Option<String>,
+    all: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -39,8 +41,12 @@ async fn list(State(core): Shared, Asked(filter): Asked<Filter>) -> Answered<Ins
         instances.extend(node.instances().await);
     }
     let is = |asked: &Option<String>, name: &str| asked.as_ref().is_none_or(|asked| asked == name);
+    let all = filter.all.unwrap_or(true);
     instances.retain(|instance| {
-        is(&filter.app, instance.app.as_str()) && is(&filter.service, instance.service.as_str())
+        let ended = matches!(instance.state, InstanceState::Stopped | InstanceState::Failed);
+        (all || !ended)
+            && is(&filter.app, instance.app.as_str())
+            && is(&filter.service, instance.service.as_str())
     });
     instances.sort_by(|one, other| {
         let place =

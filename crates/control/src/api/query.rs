@@ -1,5 +1,7 @@
 //! What a request says: its query and its body, checked.
 
+use std::time::Duration;
+
 use axum::{
     extract::{FromRequest, FromRequestParts, Query, Request},
     http::{header, request::Parts},
@@ -9,6 +11,9 @@ use minato_model::code::{Code, Problem};
 use serde::de::DeserializeOwned;
 
 use super::{BODY_MAX, answer::Failed};
+
+/// How long a body may take: far more than the largest one needs on a slow line.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A query that fits.
 pub(super) struct Asked<T>(pub(super) T);
@@ -34,7 +39,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
         if announced.is_some_and(|length| length > BODY_MAX as u64) {
             return Err(too_large());
         }
-        let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
+        let body = Limited::new(request.into_body(), BODY_MAX).collect();
+        let Ok(body) = tokio::time::timeout(BODY_WITHIN, body).await else {
+            let message = format!("the request's body didn't come within {} s", BODY_WITHIN.as_secs());
+            return Err(Failed(Problem::new(Code::ClientTimeout, message)));
+        };
         let body = body.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 return too_large();

@@ -61,12 +61,12 @@ pub(super) struct Play {
     weights: BTreeMap<ServiceKey, Vec<Vec<(ReleaseNumber, u32)>>>,
 }
 
-pub(super) struct World0 {
+pub(super) struct Surroundings {
     play: Mutex<Play>,
     grown: Notify,
 }
 
-impl Images for World0 {
+impl Images for Surroundings {
     fn resolve(&self, reference: &ImageReference) -> BoxFuture<'_, Result<ResolvedImage, Problem>> {
         let found = self.play.lock().unwrap().images.get(&reference.to_string()).cloned();
         let missing = format!("there is no image {reference}");
@@ -74,7 +74,7 @@ impl Images for World0 {
     }
 }
 
-impl Journal for World0 {
+impl Journal for Surroundings {
     fn record(&self, event: Event) {
         self.play.lock().unwrap().events.push(event);
         self.grown.notify_waiters();
@@ -104,7 +104,7 @@ impl Journal for World0 {
     }
 }
 
-impl Nodes for World0 {
+impl Nodes for Surroundings {
     fn all(&self) -> Vec<(NodeName, Arc<dyn NodeView>)> {
         vec![(node(), Arc::new(View))]
     }
@@ -187,7 +187,7 @@ pub(super) fn digest(n: u8) -> Digest {
 
 pub(super) struct Rig {
     pub(super) control: Control,
-    pub(super) world: Arc<World0>,
+    pub(super) world: Arc<Surroundings>,
     state: Arc<sqlite::Engine>,
     folder: Arc<tempfile::TempDir>,
     stop: CancellationToken,
@@ -199,10 +199,10 @@ impl Rig {
     pub(super) async fn start() -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let play = Mutex::default();
-        Self::with(folder, Arc::new(World0 { play, grown: Notify::new() })).await
+        Self::with(folder, Arc::new(Surroundings { play, grown: Notify::new() })).await
     }
 
-    async fn with(folder: Arc<tempfile::TempDir>, world: Arc<World0>) -> Self {
+    async fn with(folder: Arc<tempfile::TempDir>, world: Arc<Surroundings>) -> Self {
         let path: PathBuf = folder.path().join("state.db");
         let state = sqlite::Engine::open(&path, sqlite::Config::default()).unwrap();
         let control = Control::new(Deps {
@@ -361,7 +361,7 @@ async fn put(state: &dyn minato_state::State, key: String, value: &impl serde::S
 }
 
 /// Plays the agent: whatever the node is told is so at once, and is reported.
-async fn agent(state: Arc<sqlite::Engine>, world: Arc<World0>, stop: CancellationToken) {
+async fn agent(state: Arc<sqlite::Engine>, world: Arc<Surroundings>, stop: CancellationToken) {
     let state: &dyn minato_state::State = &*state;
     while !stop.is_cancelled() {
         let Ok((slices, _)) = list_all(state, &keys::slices_of(&node())).await else { return };
@@ -389,7 +389,7 @@ async fn agent(state: Arc<sqlite::Engine>, world: Arc<World0>, stop: Cancellatio
     }
 }
 
-impl World0 {
+impl Surroundings {
     fn report(&self, slice: &Slice) -> Report {
         let mut play = self.play.lock().unwrap();
         let weights: Vec<_> =
