@@ -14,8 +14,7 @@ pub(super) enum Place {
     In(Repository, Thing),
 }
 
-/// What it means within a repository. What can be misspelt is kept as a result, because reading what
-/// nothing can be called is "not found", and writing it is a mistake.
+/// What it means within a repository.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Thing {
     Uploads,
@@ -31,7 +30,7 @@ pub(super) enum Thing {
 pub(super) enum Reference {
     Tag(Tag),
     Digest(Digest),
-    /// No tag can be written so.
+    /// No tag can be written so: reading it finds nothing, writing it is a mistake.
     Invalid,
 }
 

@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::Stdio};
 
+use minato_model::images::Images as _;
 use minato_registry::Limits;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -51,13 +52,19 @@ fn layout(folder: &Path) -> Value {
         "layers": layers.map(|layer| put(&layer, "application/vnd.oci.image.layer.v1.tar")),
     });
     let mut entry = put(manifest.to_string().as_bytes(), "application/vnd.oci.image.manifest.v1+json");
+    let platform = json!({ "os": "linux", "architecture": config["architecture"] });
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{ "mediaType": entry["mediaType"], "digest": entry["digest"], "size": entry["size"],
+                        "platform": platform }],
+    });
+    let mut several = put(index.to_string().as_bytes(), "application/vnd.oci.image.index.v1+json");
     entry["annotations"] = json!({ "org.opencontainers.image.ref.name": "v1" });
+    several["annotations"] = json!({ "org.opencontainers.image.ref.name": "several" });
     std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    std::fs::write(
-        folder.join("index.json"),
-        json!({ "schemaVersion": 2, "manifests": [entry] }).to_string(),
-    )
-    .unwrap();
+    let index = json!({ "schemaVersion": 2, "manifests": [entry, several] });
+    std::fs::write(folder.join("index.json"), index.to_string()).unwrap();
     manifest
 }
 
@@ -129,6 +136,13 @@ async fn skopeo_pushes_and_pulls() {
     home.succeed(&format!("{COPY} {from} {saved}:web:v2")).await;
     home.succeed(&format!("{COPY} {credentials} --format v2s2 {saved} {to}:v2")).await;
 
+    // An image for several platforms, and back.
+    let several = format!("oci:{}:several", home.path("layout"));
+    home.succeed(&format!("{COPY} --all --preserve-digests {credentials} {several} {to}:several")).await;
+    home.succeed(&format!("{COPY} --all {to}:several dir:{}", home.path("pulled-several"))).await;
+    let resolved = server.library.resolve(&"shop/web:several".parse().unwrap()).await.unwrap();
+    assert_eq!((resolved.ports, resolved.user.as_str()), (vec![8080], "1000"));
+
     // Anybody on loopback may pull.
     let pulled = home.path("pulled");
     home.succeed(&format!("{COPY} --preserve-digests {to}:v1 oci:{pulled}:x")).await;
@@ -142,7 +156,7 @@ async fn skopeo_pushes_and_pulls() {
     let tags = home.succeed(&format!("skopeo list-tags --tls-verify=false {to}")).await;
     assert!(tags.contains("\"v1\"") && tags.contains("\"v2\""), "{tags}");
     home.succeed(&format!("skopeo delete --tls-verify=false --creds any:{TOKEN} {to}:v2")).await;
-    assert_eq!(server.library.tags("shop/web").unwrap(), ["v1"]);
+    assert_eq!(server.library.tags("shop/web").unwrap(), ["several", "v1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
