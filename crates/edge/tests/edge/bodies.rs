@@ -190,7 +190,8 @@ async fn a_websocket_is_passed_both_ways() {
     let mut echoed = vec![0; sent.len()];
     let (written, read_back) =
         within(async { tokio::join!(write.write_all(&sent), read.read_exact(&mut echoed)) }).await;
-    (written.unwrap(), read_back.unwrap());
+    written.unwrap();
+    read_back.unwrap();
     assert_eq!(sent, echoed);
     drop(client);
     bed.in_flight(&release(1), 0).await;
