@@ -170,9 +170,7 @@ async fn why_tells_the_story() {
     api.rig.stable("shop/web", 1).await;
     api.rig.manner(1, Some(Manner::Crashes));
     api.rig.load("shop/web", 1);
-    while api.rig.status("shop/web").await.verdict != "down" {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    api.rig.until("shop/web", |status| status.verdict == "down").await;
     let why = async |thing: &str| {
         let (status, why) = api.ask("GET", &format!("/api/v1/why?thing={thing}"), None).await;
         assert_eq!(status, 200, "{thing}: {why}");

@@ -304,6 +304,18 @@ impl Rig {
         status::status(&self.control.core, &world, &key, &declared).await.unwrap()
     }
 
+    /// Waits until the service's status fits.
+    pub(super) async fn until(&self, service: &str, fits: impl Fn(&status::ServiceStatus) -> bool) {
+        let looked = async {
+            while !fits(&self.status(service).await) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(20), looked).await.is_err() {
+            panic!("{service} is {:?}", self.status(service).await);
+        }
+    }
+
     /// Waits until the roll-out fits.
     pub(super) async fn rollout(
         &self,

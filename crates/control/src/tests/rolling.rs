@@ -29,9 +29,7 @@ async fn next(rig: &Rig, n: u8) -> Vec<String> {
 }
 
 async fn instances(rig: &Rig, count: u32) {
-    while rig.status("shop/web").await.ready != count {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    rig.until("shop/web", |status| status.ready == count).await;
 }
 
 #[tokio::test]
