@@ -173,7 +173,12 @@ impl Lab {
         }
         let whole = format!("{}/16", network.plan.base());
         run("ip", &["-n", &o, "route", "add", &whole, "via", &NODE_OUTSIDE.to_string()]);
-        node.inside(|| std::fs::write("/proc/sys/net/ipv4/conf/up0/rp_filter", "0").unwrap());
+        // A new namespace may begin with the settings of the machine.
+        for (setting, value) in
+            [("conf/all/rp_filter", "0"), ("conf/up0/rp_filter", "0"), ("ip_forward", "0")]
+        {
+            node.inside(|| std::fs::write(format!("/proc/sys/net/ipv4/{setting}"), value).unwrap());
+        }
         Self { node, outside, network }
     }
 
