@@ -132,12 +132,13 @@ impl Parent {
         for root in self.hierarchies.roots() {
             let parent = root.join(&self.name);
             make_directory(&parent)?;
-            if self.hierarchies.unified.as_deref() == Some(root) {
+            let unified = self.hierarchies.unified.as_deref() == Some(root);
+            if unified {
                 v2::enable(root, &parent, &self.unified_controllers())?;
             }
             let keeper = parent.join("keeper");
             make_directory(&keeper)?;
-            write(&keeper.join("cgroup.procs"), "0")?;
+            write(&keeper.join(if unified { "cgroup.procs" } else { "tasks" }), "0")?;
         }
         Ok(())
     }

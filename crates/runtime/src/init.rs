@@ -155,6 +155,7 @@ fn park(
     set_thread_groups(&[]).during("become root inside")?;
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).during("become root inside")?;
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).during("become root inside")?;
+    rustix::thread::set_name(c"minato-init").during("take a name")?;
     // Its memory is a copy of the keeper's.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("hide its memory")?;
     sys::unshare_cgroups().during("make the control group namespace")?;

@@ -116,6 +116,7 @@ fn say(line: &str) {
 /// Everything before the first request; `None`: this data directory has a keeper.
 fn prepare(data: &Path, id: &str) -> Result<Option<(serve::Keeper, OwnedFd)>, (&'static str, io::Error)> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
+    let data = &std::path::absolute(data).map_err(at("the data directory"))?;
     let node = id.parse().map_err(|error| ("the node's id", io::Error::other(error)))?;
     // It leads a process group already if it was started by hand.
     setsid().ok();
@@ -123,6 +124,7 @@ fn prepare(data: &Path, id: &str) -> Result<Option<(serve::Keeper, OwnedFd)>, (&
     sys::close_all_but(&mut []);
     sys::reset_signals();
     raise_open_files();
+    rustix::thread::set_name(c"minato-keeper").ok();
     let folder = data.join("keeper");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at("its folder"))?;
     std::env::set_current_dir("/").map_err(at("its working directory"))?;

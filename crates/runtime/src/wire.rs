@@ -77,7 +77,6 @@ pub(crate) fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<Option<
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message was longer than allowed"));
     }
     bytes.truncate(received.bytes);
-    bytes.shrink_to_fit();
     Ok(Some(Message { bytes, fds }))
 }
 

@@ -17,7 +17,13 @@ pub(super) fn controllers(root: &Path) -> String {
 pub(super) fn enable(root: &Path, parent: &Path, controllers: &[&str]) -> io::Result<()> {
     for directory in [root, parent] {
         for controller in controllers {
-            write(&directory.join("cgroup.subtree_control"), &format!("+{controller}"))?;
+            let control = directory.join("cgroup.subtree_control");
+            write(&control, &format!("+{controller}")).map_err(|error| {
+                // In a container the hierarchy's root is one in truth below it, with processes in it.
+                let path = directory.display();
+                let why = format!("{path} can't give `{controller}` to groups below it ({error}); if processes are in it, run it with the host's control groups");
+                io::Error::new(error.kind(), why)
+            })?;
         }
     }
     Ok(())

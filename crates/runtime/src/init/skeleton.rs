@@ -39,8 +39,7 @@ const BASE: &str = "/sys";
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// What tells of the host, or acts on it: empty inside.
-const MASKED: [&str; 8] =
-    ["kcore", "keys", "timer_list", "sched_debug", "latency_stats", "sysrq-trigger", "kmsg", "vmallocinfo"];
+const MASKED: [&str; 6] = ["kcore", "keys", "timer_list", "sched_debug", "latency_stats", "sysrq-trigger"];
 const MASKED_DIRECTORIES: [&str; 3] = ["acpi", "scsi", "asound"];
 /// Readable inside, never written.
 const READ_ONLY: [&str; 4] = ["bus", "fs", "irq", "sys"];

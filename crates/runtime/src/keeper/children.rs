@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{output::Output, protocol::Failure};
 use crate::{
-    cgroup::{Group, Parent},
+    cgroup::{Door, Group, Parent},
     ids::RANGE,
     init::{self, Inherited, Inside, Told},
     spec::{Ended, Held, HeldState, SandboxSpec, Status},
@@ -76,7 +76,7 @@ impl Child {
         let (group, door) =
             ground.parent.create(instance, &spec.limits).map_err(at("make the control group"))?;
         let cgroup = ground.parent.relative(instance);
-        match Self::fork(ground, call, spec, &door) {
+        match Self::fork(ground, call, spec, door) {
             Ok((spec, pid, pidfd, line, output, state)) => {
                 Ok(Self { spec, pid, pidfd, line, output, state, tag: Vec::new(), group, cgroup, told: None })
             }
@@ -91,17 +91,15 @@ impl Child {
         ground: &mut Ground,
         call: u64,
         spec: SandboxSpec,
-        door: &crate::cgroup::Door,
+        door: Door,
     ) -> Result<(SandboxSpec, i32, OwnedFd, OwnedFd, Output, State), Failure> {
         let at = |step: &'static str| move |error: io::Error| Failure::new(step, &error);
         let (output, ends) =
             Output::new(&spec.log, spec.log_max, spec.id_range_start).map_err(at("make pipes"))?;
         let (line, far_line) = wire::pair().map_err(at("make sockets"))?;
         let (control, far_control) = wire::pair().map_err(at("make sockets"))?;
-        let tasks = door.tasks.iter().map(|file| file.try_clone()).collect::<Result<Vec<_>, _>>();
-        let tasks = tasks.map_err(at("make the control group"))?;
-        let unified = door.unified.as_ref().map(AsFd::as_fd);
-        match sys::fork_sandbox(unified).map_err(at("make the namespaces"))? {
+        let Door { unified, tasks } = door;
+        match sys::fork_sandbox(unified.as_ref().map(AsFd::as_fd)).map_err(at("make the namespaces"))? {
             Forked::Child => init::run(Inherited {
                 keeper: far_line,
                 control: far_control,

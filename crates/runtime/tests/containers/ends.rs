@@ -86,3 +86,22 @@ fn orphans_are_reaped_while_the_program_runs() {
     let (text, _) = ground.run(&command.replace("grep", "busybox grep"));
     assert_eq!(text, "0\n");
 }
+
+#[test]
+fn output_without_end_stays_within_its_bound_and_blocks_nobody() {
+    let ground = Ground::new();
+    let (_, spec) = ground.start(&[
+        "sh",
+        "-c",
+        "busybox yes 'a line of no interest' | busybox head -c 20000000; echo done >&2",
+    ]);
+    assert_eq!(ground.end(&spec.instance).status, Status::Exit(0));
+    let mut older = spec.log.clone().into_os_string();
+    older.push(".1");
+    for path in [spec.log.clone().into_os_string(), older] {
+        assert!(std::fs::metadata(path).unwrap().len() <= spec.log_max);
+    }
+    let last = minato_runtime::logs::read(&spec.log, minato_runtime::logs::Begin::Tail, 10).unwrap();
+    assert!(last.iter().any(|record| record.text == "done"), "{last:?}");
+    assert_eq!(last.last().unwrap().line, 909_091);
+}

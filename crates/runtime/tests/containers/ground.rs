@@ -45,7 +45,8 @@ impl Ground {
         // No two at a time have the same process id, nor do their networks meet.
         let number = std::process::id();
         let config = Config {
-            data: folder.path().join("data"),
+            // Longer than a socket's path may be.
+            data: folder.path().join("d".repeat(120)),
             id: format!("{number:08x}"),
             exe: PathBuf::from(env!("CARGO_BIN_EXE_minato-starts")),
         };

@@ -91,22 +91,17 @@ fn a_hundred_starts_and_stops_leave_nothing() {
     let ground = Ground::new();
     ground.run("true");
     let keeper_pid = keeper_of(&ground);
-    let before = (descriptors(keeper_pid), mounts());
+    settle(&ground);
+    let before = descriptors(keeper_pid);
     for round in 0..100 {
         let (_, spec) = ground.start(&["sleep", "1000"]);
         ground.client().kill(&spec.instance).unwrap();
         assert_eq!(ground.end(&spec.instance).status, Status::Signal(9), "round {round}");
     }
-    // A last one: what it waits for comes after all that the others left.
-    ground.run("true");
-    let waited = (0..200).any(|_| {
-        std::thread::yield_now();
-        rustix::event::poll(&mut [], Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 }))
-            .unwrap();
-        instances(&ground) == 0
-    });
-    assert!(waited, "{} control groups are left", instances(&ground));
-    assert_eq!((descriptors(keeper_pid), mounts()), before);
+    settle(&ground);
+    assert_eq!(descriptors(keeper_pid), before);
+    let mounts = std::fs::read_to_string(format!("/proc/{keeper_pid}/mountinfo")).unwrap();
+    assert!(!mounts.contains(ground.folder.path().to_str().unwrap()), "{mounts}");
     let children = std::fs::read_to_string(format!("/proc/{keeper_pid}/task/{keeper_pid}/children")).unwrap();
     assert_eq!(children, "");
 }
@@ -124,12 +119,23 @@ fn keeper_of(ground: &Ground) -> u32 {
     stat.split_whitespace().nth(3).unwrap().parse().unwrap()
 }
 
-fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+/// Waits until the keeper has given back what ended instances had.
+fn settle(ground: &Ground) {
+    let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+    let settled = (0..500).any(|_| {
+        rustix::event::poll(&mut [], Some(&pause)).unwrap();
+        instances(ground) == 0
+    });
+    assert!(settled, "{} control groups are left", instances(ground));
+    // The keeper works in order: with the answer to one more question, everything before it is done.
+    let mut spec = ground.spec();
+    spec.address = std::net::Ipv4Addr::LOCALHOST;
+    ground.client().make(&spec).unwrap_err();
+    rustix::event::poll(&mut [], Some(&pause)).unwrap();
 }
 
-fn mounts() -> usize {
-    std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
 /// Control groups of this keeper, over all hierarchies.
