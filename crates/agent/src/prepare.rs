@@ -63,6 +63,8 @@ pub(crate) enum PrepareError {
     User(#[from] UserError),
     #[error("the registry can't be read")]
     Registry(#[source] io::Error),
+    #[error("the folder of trees can't be made")]
+    Folder(#[source] io::Error),
     #[error("preparing was given up")]
     GivenUp,
 }
@@ -77,9 +79,9 @@ impl PrepareError {
             Self::Indexes(_) | Self::Layers { .. } => Code::ImageRefused,
             Self::Process(error) => error.code(),
             Self::Unpack(error) => error.code(),
-            Self::MountPoint(MountPointError::Io { source, .. }) => disk(source),
+            Self::MountPoint(MountPointError::Io { source, .. }) | Self::Folder(source) => disk(source),
             Self::MountPoint(_) => Code::ImageRefused,
-            Self::User(_) => Code::UserMissing,
+            Self::User(error) => error.code(),
             Self::Registry(_) | Self::GivenUp => Code::NodeFault,
         }
     }
@@ -205,6 +207,7 @@ impl Trees {
         tree: PathBuf,
     ) -> Result<Prepared, PrepareError> {
         if !tree.is_dir() {
+            std::fs::create_dir_all(&self.folder).map_err(PrepareError::Folder)?;
             tree::unpack(&self.layers(image)?, &tree, &tree::Limits::default())?;
         }
         // Again for a tree that is there: a crash may have come between.

@@ -1,0 +1,15 @@
+//! A whole node without an edge: a real state, registry, keeper and containers. Needs root and
+//! busybox-static.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "node/edge.rs"]
+mod edge;
+#[path = "node/failures.rs"]
+mod failures;
+#[path = "node/ground.rs"]
+mod ground;
+#[path = "node/lives.rs"]
+mod lives;
+#[path = "node/restarts.rs"]
+mod restarts;

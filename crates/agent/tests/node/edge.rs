@@ -1,0 +1,89 @@
+//! What stands in for the edge: it writes down what it is told, and says what it is given to say.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use minato_model::{
+    BoxFuture,
+    ids::{InstanceId, ReleaseKey, ServiceKey},
+    route::{Endpoint, Table},
+    routing::{Load, Refusal, Routing, Traffic},
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) table: Arc<Table>,
+    pub(crate) admitted: BTreeMap<InstanceId, Endpoint>,
+    pub(crate) introduced: BTreeMap<InstanceId, Ipv4Addr>,
+    pub(crate) refused: BTreeMap<ReleaseKey, Refusal>,
+    pub(crate) load: BTreeMap<ReleaseKey, Load>,
+    /// Everything that was told, in order, shortened to a word.
+    pub(crate) told: Vec<String>,
+}
+
+/// The edge.
+#[derive(Debug, Default)]
+pub(crate) struct Edge(Mutex<Seen>);
+
+impl Edge {
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Routing for Edge {
+    fn publish(&self, table: Arc<Table>) -> BoxFuture<'_, ()> {
+        self.seen().table = table;
+        Box::pin(async {})
+    }
+
+    fn admit(&self, endpoint: Endpoint) {
+        let mut seen = self.seen();
+        seen.told.push(format!("admit {}", endpoint.instance));
+        seen.refused.remove(&endpoint.release);
+        seen.admitted.insert(endpoint.instance.clone(), endpoint);
+    }
+
+    fn introduce(&self, instance: &InstanceId, _service: &ServiceKey, address: Ipv4Addr) {
+        let mut seen = self.seen();
+        seen.told.push(format!("introduce {instance}"));
+        seen.introduced.insert(instance.clone(), address);
+    }
+
+    fn withdraw(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
+        let mut seen = self.seen();
+        seen.told.push(format!("withdraw {instance}"));
+        seen.admitted.remove(instance);
+        Box::pin(async {})
+    }
+
+    fn quiet(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
+        self.seen().told.push(format!("quiet {instance}"));
+        Box::pin(async {})
+    }
+
+    fn forget(&self, instance: &InstanceId) {
+        let mut seen = self.seen();
+        seen.told.push(format!("forget {instance}"));
+        seen.introduced.remove(instance);
+    }
+
+    fn refuse(&self, release: &ReleaseKey, refusal: Option<Refusal>) {
+        let mut seen = self.seen();
+        match refusal {
+            Some(refusal) => seen.refused.insert(release.clone(), refusal),
+            None => seen.refused.remove(release),
+        };
+    }
+
+    fn load(&self, release: &ReleaseKey) -> Load {
+        self.seen().load.get(release).copied().unwrap_or_default()
+    }
+
+    fn traffic(&self, _instance: &InstanceId) -> Traffic {
+        Traffic::default()
+    }
+}
