@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use minato_model::network::AddressPlan;
-use rustix::io::Errno;
+use rustix::{event::poll, fs::Timespec, io::Errno};
 
 use crate::{
     filter,
@@ -180,13 +180,10 @@ pub fn clean(id: NodeId8) -> Result<(), CleanError> {
 
 fn take_away(id: NodeId8) -> Result<(), NetlinkError> {
     let mut socket = route::socket()?;
-    let prefix = id.link_prefix();
-    for (index, name) in route::links(&mut socket)? {
-        if name.starts_with(&prefix) {
-            let mut messages = Messages::default();
-            route::delete_link(&mut messages, index);
-            route::exchange_unless(&mut socket, messages, &[Errno::NODEV])?;
-        }
+    for index in leftovers(&mut socket, id)? {
+        let mut messages = Messages::default();
+        route::delete_link(&mut messages, index);
+        route::exchange_unless(&mut socket, messages, &[Errno::NODEV])?;
     }
     // The address goes last: by its label the routes are found again if this is interrupted.
     for address in route::addresses(&mut socket)? {
@@ -204,4 +201,22 @@ fn take_away(id: NodeId8) -> Result<(), NetlinkError> {
         route::exchange_unless(&mut socket, messages, &[Errno::ADDRNOTAVAIL])?;
     }
     filter::remove(id)
+}
+
+/// The node's links that don't go by themselves. Those of instances that just ended do, all together
+/// and soon; deleting costs tens of milliseconds each.
+fn leftovers(socket: &mut Socket, id: NodeId8) -> Result<Vec<u32>, NetlinkError> {
+    const LOOKS: u32 = 50;
+    const BETWEEN: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+    let prefix = id.link_prefix();
+    let mut left = Vec::new();
+    for _ in 0..LOOKS {
+        let links = route::links(socket)?.into_iter();
+        left = links.filter(|(_, name)| name.starts_with(&prefix)).map(|(index, _)| index).collect();
+        // Waits and nothing else; a signal only shortens it.
+        if left.is_empty() || matches!(poll(&mut [], Some(&BETWEEN)), Err(errno) if errno != Errno::INTR) {
+            break;
+        }
+    }
+    Ok(left)
 }
