@@ -68,7 +68,10 @@ pub(crate) struct Door {
 impl Hierarchies {
     /// Finds what is mounted.
     pub(crate) fn find() -> io::Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo")?))
+    }
+
+    fn parse(mounts: &str) -> Self {
         let mut found = Self { unified: None, legacy: Vec::new() };
         for line in mounts.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
@@ -85,7 +88,7 @@ impl Hierarchies {
                 _ => {}
             }
         }
-        Ok(found)
+        found
     }
 
     /// A controller that is in neither version.
@@ -331,4 +334,33 @@ fn counter(path: &Path, key: &str) -> u64 {
         .find(|(name, _)| *name == key)
         .and_then(|(_, value)| value.trim().parse().ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mounts: &str, unified: Option<&str>, roots: &[&str]) {
+        let found = Hierarchies::parse(mounts);
+        assert_eq!(found.unified.as_deref(), unified.map(Path::new));
+        assert_eq!(found.roots(), roots.iter().map(Path::new).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_layout_of_hierarchies_is_understood() {
+        let host = "30 29 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n";
+        let unified = "31 30 0:27 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        check(&format!("{host}{unified}"), Some("/sys/fs/cgroup"), &["/sys/fs/cgroup"]);
+        let legacy = "32 30 0:30 / /c/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      33 30 0:31 / /c/cpuset rw - cgroup cgroup rw,cpuset\n\
+                      34 30 0:32 / /c/both rw - cgroup cgroup rw,memory,pids\n";
+        check(&format!("{host}{legacy}"), None, &["/c/cpu,cpuacct", "/c/both"]);
+        check(
+            &format!("{legacy}{unified}"),
+            Some("/sys/fs/cgroup"),
+            &["/sys/fs/cgroup", "/c/cpu,cpuacct", "/c/both"],
+        );
+        assert_eq!(Hierarchies::parse(host).lacks(), Some("memory"));
+        assert_eq!(Hierarchies::parse(legacy).lacks(), None);
+    }
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct SandboxSpec {
     /// Whose sandbox it is. Never used again.
     pub instance: InstanceId,
-    /// Its address, a /32 of `plan`; not used by another until that one's link is gone (its end is
-    /// reported after).
+    /// Its address, a /32 of `plan`. The link of the instance that had it before goes some
+    /// milliseconds after that one's end; until then it can't be had.
     pub address: Ipv4Addr,
     /// The node's network: gateway and name server are in it.
     pub plan: AddressPlan,

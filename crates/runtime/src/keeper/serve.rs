@@ -312,18 +312,24 @@ impl Keeper {
         let Some(ended) = child.end(now_ms()) else { return };
         let Some(child) = self.children.remove(&number) else { return };
         self.numbers.remove(&child.spec.instance);
-        if let State::Making { call, failure, .. } = &child.state {
-            let failure = failure.clone();
-            let failure =
-                failure.unwrap_or_else(|| Failure { step: "start its init".into(), errno: libc::ECHILD });
-            self.tell(&Reply::NotMade { call: *call, failure }, &[], Vec::new());
-        } else {
-            self.ends.add(child.held(Some(ended.clone())));
-            self.tell(&Reply::Ended(ended), &[], Vec::new());
-        }
+        let failed = match &child.state {
+            State::Making { call, failure, .. } => {
+                let unknown = || Failure { step: "start its init".into(), errno: libc::ECHILD };
+                Some((*call, failure.clone().unwrap_or_else(unknown)))
+            }
+            State::Parked | State::Running => {
+                self.ends.add(child.held(Some(ended.clone())));
+                None
+            }
+        };
+        // What it had is given back before anyone hears of its end.
         let group = child.into_group();
         if !group.remove() {
             self.leaving.push(group);
+        }
+        match failed {
+            Some((call, failure)) => self.tell(&Reply::NotMade { call, failure }, &[], Vec::new()),
+            None => self.tell(&Reply::Ended(ended), &[], Vec::new()),
         }
     }
 }

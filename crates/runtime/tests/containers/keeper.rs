@@ -131,7 +131,6 @@ fn settle(ground: &Ground) {
     let mut spec = ground.spec();
     spec.address = std::net::Ipv4Addr::LOCALHOST;
     ground.client().make(&spec).unwrap_err();
-    rustix::event::poll(&mut [], Some(&pause)).unwrap();
 }
 
 fn descriptors(pid: u32) -> usize {
