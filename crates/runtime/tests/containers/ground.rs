@@ -22,6 +22,9 @@ use minato_runtime::{
 use minato_network::{Node, NodeId8, NodeNetwork};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+/// How many there were in this process.
+static GROUNDS: AtomicU32 = AtomicU32::new(0);
+
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -42,8 +45,8 @@ impl Ground {
         let busybox = Path::new("/bin/busybox");
         assert!(busybox.exists(), "these tests need /bin/busybox: apt-get install busybox-static");
         let folder = tempfile::tempdir().unwrap();
-        // No two at a time have the same process id, nor do their networks meet.
-        let number = std::process::id();
+        // No two tests at a time share it, in one process or in several.
+        let number = std::process::id() << 8 | GROUNDS.fetch_add(1, Ordering::Relaxed);
         let config = Config {
             // Longer than a socket's path may be.
             data: folder.path().join("d".repeat(120)),
