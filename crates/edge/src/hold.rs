@@ -87,23 +87,27 @@ impl Release {
         if self.waiting.load(SeqCst) == 0 {
             return;
         }
+        let mut gone = 0;
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = None;
         while !queue.waiters.is_empty()
-            && let Some(mut lease) = self.pick(None)
+            && let Some(lease) = place.take().or_else(|| self.pick(None))
+            && let Some((_, waiter)) = queue.waiters.pop_first()
         {
-            loop {
-                let Some((_, waiter)) = queue.waiters.pop_first() else {
-                    // All have hung up. A lease takes the lock when it is dropped.
-                    drop(queue);
-                    lease.return_unused();
-                    return;
-                };
-                self.waiting.fetch_sub(1, SeqCst);
-                match waiter.send(Grant::Place(lease)) {
-                    Err(Grant::Place(back)) => lease = back,
-                    Ok(()) | Err(Grant::Refused(_) | Grant::Again) => break,
-                }
+            self.waiting.fetch_sub(1, SeqCst);
+            if let Err(Grant::Place(back)) = waiter.send(Grant::Place(lease)) {
+                gone += 1;
+                place = Some(back);
             }
+        }
+        drop(queue);
+        for _ in 0..gone {
+            self.fell();
+        }
+        if let Some(lease) = place {
+            // Nobody is left to have it. It counts as a request's until it is dropped.
+            self.rose();
+            lease.return_unused();
         }
     }
 

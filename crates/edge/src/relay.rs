@@ -57,6 +57,9 @@ pub(crate) struct Relayed {
     framing: Framing,
     keep: bool,
     sending: Option<Sending>,
+    /// Why the body breaks off, to be said at the next poll: hyper sends what it has only when it
+    /// has to wait, and the client shall have all that arrived.
+    broken: Option<io::Error>,
     /// Until when something has to arrive; set while nothing does.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -104,6 +107,7 @@ impl Relayed {
             framing,
             keep,
             sending,
+            broken: None,
             patience: None,
         };
         if matches!(framing, Framing::Done | Framing::Length(0)) {
@@ -140,6 +144,20 @@ impl Relayed {
                     }
                 }
             }
+        }
+    }
+
+    fn poll_or_break(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(self.poll_next(cx)) {
+            Some(Err(error)) => {
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            frame => Poll::Ready(frame),
         }
     }
 
@@ -200,7 +218,7 @@ impl Body for Answered {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &mut self.content {
             Content::Whole(content) => Poll::Ready(content.take().map(|content| Ok(Frame::data(content)))),
-            Content::Relayed(relayed) => relayed.poll_next(cx),
+            Content::Relayed(relayed) => relayed.poll_or_break(cx),
         }
     }
 

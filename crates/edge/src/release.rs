@@ -36,6 +36,9 @@ pub(crate) struct Release {
     concurrency: AtomicU32,
     concurrency_max: AtomicU32,
     in_flight: AtomicU32,
+    /// Requests that hold a place or wait for one. Counted by itself: the sum of the two would be
+    /// one too many while a place is handed to who waits, and start an instance too many.
+    total: AtomicU32,
     pub(crate) waiting: AtomicU32,
     pub(crate) queue: Mutex<Queue>,
     /// The need that the agent was last told of, while it lasts.
@@ -61,6 +64,7 @@ impl Release {
             concurrency: AtomicU32::new(1),
             concurrency_max: AtomicU32::new(1),
             in_flight: AtomicU32::new(0),
+            total: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             queue: Mutex::default(),
             announced: AtomicU32::new(0),
@@ -137,19 +141,15 @@ impl Release {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.targets.load().is_empty() && self.total() == 0
+        self.targets.load().is_empty() && self.total.load(SeqCst) == 0
     }
 
     pub(crate) fn load(&self) -> Load {
         let in_flight = self.in_flight.load(SeqCst);
         let waiting = self.waiting.load(SeqCst);
-        let total = in_flight + waiting;
+        let total = self.total.load(SeqCst);
         let now = self.clock.now();
         Load { in_flight, waiting, peak: self.peaks.peak(now).max(total), idle: self.peaks.idle(now, total) }
-    }
-
-    fn total(&self) -> u32 {
-        self.in_flight.load(SeqCst) + self.waiting.load(SeqCst)
     }
 
     /// `ceil((in flight + waiting) / concurrency)`.
@@ -157,40 +157,45 @@ impl Release {
         total.div_ceil(self.concurrency.load(SeqCst))
     }
 
-    /// Something was added: tells the agent, if that needs more instances.
+    /// A request came: tells the agent, if that needs more instances.
     pub(crate) fn rose(&self) {
-        let total = self.total();
+        let total = self.total.fetch_add(1, SeqCst) + 1;
         self.peaks.note(self.clock.now(), total);
-        let need = self.need(total);
-        if need > self.announced.load(SeqCst) && self.announced.fetch_max(need, SeqCst) < need {
-            self.ask(need);
-        }
+        self.announce(total);
     }
 
-    /// Something was taken away.
+    /// A request is done with.
     pub(crate) fn fell(&self) {
-        let total = self.total();
-        self.peaks.note(self.clock.now(), total + 1);
-        let need = self.need(total);
+        let before = self.total.fetch_sub(1, SeqCst);
+        self.peaks.note(self.clock.now(), before);
+        let need = self.need(before.saturating_sub(1));
         if need < self.announced.load(SeqCst) {
             self.announced.store(need, SeqCst);
             // What rose in between was measured against the higher figure.
-            if self.need(self.total()) > need {
-                self.rose();
-            }
+            self.announce(self.total.load(SeqCst));
+        }
+    }
+
+    fn announce(&self, total: u32) {
+        let need = self.need(total);
+        if need > self.announced.load(SeqCst) && self.announced.fetch_max(need, SeqCst) < need {
+            self.ask(total);
         }
     }
 
     /// There are fewer instances, or the limits are others: tells the agent what is needed now.
     pub(crate) fn reconsider(&self) {
-        let need = self.need(self.total());
-        self.announced.store(need, SeqCst);
-        self.ask(need);
+        let total = self.total.load(SeqCst);
+        self.announced.store(self.need(total), SeqCst);
+        self.ask(total);
     }
 
-    fn ask(&self, need: u32) {
-        let there = u32::try_from(self.targets.load().len()).unwrap_or(u32::MAX);
-        if need > there {
+    /// Asks for instances if there are too few. What a withdrawn one still carries needs no other.
+    fn ask(&self, total: u32) {
+        let targets = self.targets.load();
+        let carried: u32 = targets.iter().map(|target| target.in_flight()).sum();
+        let need = self.need(total.min(carried + self.waiting.load(SeqCst)));
+        if need > u32::try_from(targets.len()).unwrap_or(u32::MAX) {
             self.wake.wake(&self.key, need);
         }
     }

@@ -73,14 +73,15 @@ impl Target {
         self.requests.fetch_sub(1, SeqCst);
     }
 
-    /// It gave an answer: it works, and may be given more than its concurrency. Whether this was
-    /// its first.
+    /// It gave an answer: it works. Whether it may be given more than before because of it.
     pub(crate) fn answered(&self) -> bool {
-        if self.refusals.load(SeqCst) != 0 {
+        let recovered = self.refusals.load(SeqCst) != 0;
+        if recovered {
             self.refusals.store(0, SeqCst);
             self.suspended_until.store(0, SeqCst);
         }
-        !self.answered.load(SeqCst) && !self.answered.swap(true, SeqCst)
+        let first = !self.answered.load(SeqCst) && !self.answered.swap(true, SeqCst);
+        first || recovered
     }
 
     pub(crate) fn has_answered(&self) -> bool {

@@ -11,7 +11,9 @@ use minato_model::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Instance, Told, bed, bed_with, endpoint, entry, id, release, serve_raw, until, within};
+use crate::support::{
+    Client, Instance, Told, bed, bed_with, endpoint, entry, id, release, serve_raw, until, within,
+};
 
 #[tokio::test]
 async fn a_request_wakes_its_release_and_waits() {
@@ -191,7 +193,7 @@ async fn a_thousand_wait_and_all_are_served() {
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..1000 {
         let address = bed.address;
-        clients.spawn(async move { crate::support::Client::connect(address).await.get("/").await.status });
+        clients.spawn(async move { Client::connect(address).await.get("/").await.status });
     }
     bed.waiting(&release(1), 1000).await;
     let mut most = 0;
@@ -214,4 +216,46 @@ async fn a_thousand_wait_and_all_are_served() {
     let served: usize = instances.iter().map(|instance| instance.requests.load(SeqCst)).sum();
     assert_eq!(served, 1000);
     assert!(bed.handle.load(&release(1)).peak >= 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_fit_into_one_instance_and_only_one_is_asked_for() {
+    let mut bed = bed();
+    bed.publish_web(|route| (route.concurrency, route.concurrency_max) = (1000, 1000)).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..1000 {
+        let address = bed.address;
+        clients.spawn(async move { Client::connect(address).await.get("/slow/1").await.status });
+    }
+    assert_eq!(bed.next_told().await, Told::Wake(release(1), 1));
+    let instance = Instance::start("one").await;
+    // While others still arrive.
+    bed.handle.admit(instance.endpoint.clone());
+    within(async {
+        while let Some(status) = clients.join_next().await {
+            assert_eq!(status.unwrap(), 200);
+        }
+    })
+    .await;
+    assert_eq!(bed.told.try_recv().ok(), None);
+    assert_eq!(bed.handle.traffic(&instance.endpoint.instance).requests, 1000);
+    bed.in_flight(&release(1), 0).await;
+}
+
+#[tokio::test]
+async fn what_a_withdrawn_instance_still_carries_needs_no_other() {
+    let mut bed = bed();
+    bed.publish_web(|route| route.concurrency = 1).await;
+    let instance = Instance::start("one").await;
+    bed.handle.admit(instance.endpoint.clone());
+    let mut client = bed.client().await;
+    client.send("GET /slow/200 HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    bed.in_flight(&release(1), 1).await;
+    bed.handle.withdraw(&instance.endpoint.instance).await;
+    assert_eq!(bed.told.try_recv().ok(), None);
+    let mut other = bed.client().await;
+    other.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    assert_eq!(bed.next_told().await, Told::Wake(release(1), 1));
+    assert_eq!(client.reply("GET").await.status, 200);
+    within(bed.handle.quiet(&instance.endpoint.instance)).await;
 }
