@@ -29,7 +29,9 @@ use crate::{
 const FAILURES: u32 = 2;
 /// Who is out of routing for so long is replaced.
 const UNHEALTHY_MAX: Duration = Duration::from_secs(30);
-/// How often one that is out of routing is looked at, and at most how long a check may take.
+/// A check takes no longer than this, however seldom it is made.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How often one that is out of routing is looked at; every check may take as long.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether the service has a health check by now.
 const NONE: Duration = Duration::from_secs(5);
@@ -202,7 +204,7 @@ fn configured(node: &Node, key: &ReleaseKey) -> Option<Health> {
 
 /// Asks once.
 async fn ask(address: Ipv4Addr, port: u16, health: &Health) -> Result<(), CheckError> {
-    let limit = health.every.max(RETRY);
+    let limit = health.every.clamp(RETRY, ANSWER_MAX);
     timeout(limit, exchange(address, port, &health.path)).await.unwrap_or(Err(CheckError::Timeout(limit)))
 }
 

@@ -5,9 +5,11 @@ use std::time::Duration;
 use minato_model::{
     ids::Generation,
     inventory::{InstanceState, Preparation},
+    manifest::Health,
     node::{LogQuery, NodeView},
     routing::{Load, Wake},
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ground::{get, instance, key, run};
 
@@ -115,12 +117,8 @@ fn what_instances_write_is_read() {
         slice.releases[0].min = 1;
         ground.apply(&slice).await;
         let endpoint = ground.admitted(1).await.remove(0);
-        let query =
-            LogQuery { service: key(1).service, release: None, instance: None, after: None, limit: 100 };
-        let lines = agent.logs(query).await;
-        let has = |text: &str| lines.iter().any(|line| line.text == text);
         let id = format!("MINATO_INSTANCE={}", endpoint.instance);
-        for line in [
+        let wanted = [
             "PORT=8080",
             "MINATO_APP=shop",
             "MINATO_SERVICE=cart",
@@ -129,9 +127,66 @@ fn what_instances_write_is_read() {
             "LOG=info",
             "HOME=/",
             "oops",
-        ] {
-            assert!(has(line), "{line}: {lines:?}");
-        }
+        ];
+        let service = key(1).service;
+        let query = LogQuery { service, release: None, instance: None, after: None, limit: 100 };
+        let all = async || {
+            let lines = agent.logs(query.clone()).await;
+            wanted.iter().all(|text| lines.iter().any(|line| line.text == *text)).then_some(())
+        };
+        ground.until("written", all).await;
         agent.stop(true).await;
+    });
+}
+
+#[test]
+fn who_is_not_well_leaves_routing_and_comes_back() {
+    run(async |ground| {
+        let agent = ground.agent().await;
+        let script = "cd /var/cache; echo ok > ok; trap 'rm ok' USR1; trap 'echo ok > ok' USR2; \
+                      httpd -p 8080 -h .; while :; do sleep 0.02; done";
+        let mut slice = ground.slice(1, 1, &["/bin/sh", "-c", script]);
+        slice.releases[0].min = 1;
+        slice.releases[0].max = 1;
+        slice.health = Some(Health { path: "/ok".to_owned(), every: Duration::from_millis(50) });
+        ground.apply(&slice).await;
+        let endpoint = ground.admitted(1).await.remove(0);
+        let pid = instance(&agent, InstanceState::Ready).await.unwrap().pid.unwrap();
+        let tell = |signal| kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+        tell(Signal::USR1);
+        let out = async || (!ground.edge.seen().admitted.contains_key(&endpoint.instance)).then_some(());
+        ground.until("withdrawn", out).await;
+        tell(Signal::USR2);
+        let back = async || ground.edge.seen().admitted.get(&endpoint.instance).cloned();
+        assert_eq!(ground.until("admitted again", back).await.cold, None);
+        let kinds = ground.kinds(&endpoint.instance);
+        let wanted = ["instance_starting", "instance_ready", "instance_unhealthy", "instance_healthy"];
+        assert_eq!(kinds[..4], wanted);
+        agent.stop(true).await;
+    });
+}
+
+#[test]
+fn a_hurried_stop_waits_for_nobody() {
+    run(async |ground| {
+        let agent = ground.agent().await;
+        let mut slice = ground.slice(
+            1,
+            1,
+            &["/bin/sh", "-c", "trap '' TERM; httpd -p 8080 -h /www; while :; do sleep 1; done"],
+        );
+        (slice.releases[0].min, slice.releases[0].max) = (2, 2);
+        ground.apply(&slice).await;
+        let endpoints = ground.admitted(2).await;
+        let begun = tokio::time::Instant::now();
+        agent.stop(false).await;
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        let life = agent.life(&endpoints[0].instance).await.unwrap();
+        assert_eq!(
+            (life.instance.state, life.end.as_deref()),
+            (InstanceState::Stopped, Some("signal 9 ended it"))
+        );
+        let report = ground.report().await.unwrap();
+        assert_eq!(report.releases[0].running, 0);
     });
 }

@@ -62,3 +62,30 @@ fn what_nobody_wants_any_more_is_drained() {
         agent.stop(true).await;
     });
 }
+
+#[test]
+fn without_a_keeper_all_is_started_anew() {
+    run(async |ground| {
+        let agent = ground.agent().await;
+        let mut slice = ground.slice(1, 1, &[]);
+        slice.releases[0].min = 1;
+        ground.apply(&slice).await;
+        let before = ground.admitted(1).await.remove(0);
+        let pid = instance(&agent, InstanceState::Ready).await.unwrap().pid.unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let keeper = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(1).unwrap();
+        kill_process(Pid::from_raw(keeper.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+        let other = async || {
+            let seen = ground.edge.seen();
+            seen.admitted.values().find(|endpoint| endpoint.instance != before.instance).cloned()
+        };
+        let after = ground.until("replaced", other).await;
+        assert!(get(&after, "/index.html").await.contains("hello"));
+        let life = minato_model::node::NodeView::life(&*agent, &before.instance).await.unwrap();
+        assert_eq!(life.findings, ["the keeper was gone, and its instances with it"]);
+        agent.stop(true).await;
+        // Its parent is the machine's first process now, which reaps it when it likes.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    });
+}
