@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Every edge thread has a runtime of its own, connections of its own to clients and to instances,
-//! and shares with the others only what is in [`snapshot`] (immutable, swapped whole) and counters.
+//! and shares with the others only what is in `snapshot` (immutable, swapped whole) and counters.
 //! No request waits for anything but its instance.
 
 pub mod config;

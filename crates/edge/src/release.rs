@@ -179,19 +179,19 @@ impl Release {
     fn announce(&self, total: u32) {
         let need = self.need(total);
         if need > self.announced.load(SeqCst) && self.announced.fetch_max(need, SeqCst) < need {
-            self.ask(total);
+            self.ask();
         }
     }
 
     /// There are fewer instances, or the limits are others: tells the agent what is needed now.
     pub(crate) fn reconsider(&self) {
-        let total = self.total.load(SeqCst);
-        self.announced.store(self.need(total), SeqCst);
-        self.ask(total);
+        self.announced.store(self.need(self.total.load(SeqCst)), SeqCst);
+        self.ask();
     }
 
     /// Asks for instances if there are too few. What a withdrawn one still carries needs no other.
-    fn ask(&self, total: u32) {
+    fn ask(&self) {
+        let total = self.total.load(SeqCst);
         let targets = self.targets.load();
         let carried: u32 = targets.iter().map(|target| target.in_flight()).sum();
         let need = self.need(total.min(carried + self.waiting.load(SeqCst)));
