@@ -191,6 +191,10 @@ async fn finish(
     end: Option<Ended>,
 ) {
     let traffic = node.routing.traffic(id);
+    if fault.is_none() {
+        let reason = end.as_ref().map_or_else(|| "it was killed".to_owned(), describe);
+        node.record("instance_stopped", key, id, &reason, serde_json::Value::Null);
+    }
     node.routing.forget(id);
     // Of one that stopped as it should the log is read when somebody asks.
     let log = node.table().instances.get(id).map(|record| record.log.clone());
@@ -219,10 +223,6 @@ async fn finish(
         && let Err(error) = keeper.client.forget(id)
     {
         tracing::debug!(%error, instance = %id, "end not forgotten by the keeper");
-    }
-    if fault.is_none() {
-        let reason = end.as_ref().map_or_else(|| "it was killed".to_owned(), describe);
-        node.record("instance_stopped", key, id, &reason, serde_json::Value::Null);
     }
     node.signals.changed(&key.service);
     logs::sweep(node, key);

@@ -331,3 +331,41 @@ fn leave(making: &Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>, name: &s
         making.remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use minato_registry::Limits;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn trees_go_when_nobody_has_needed_them_for_a_while() {
+        let data = tempfile::tempdir().unwrap();
+        let library = Library::open(&data.path().join("registry"), Limits::default()).unwrap();
+        let folder = data.path().join("trees");
+        let trees = Trees::new(folder.clone(), library);
+        assert_eq!(trees.sweep_now(&BTreeSet::new(), Instant::now()).unwrap(), 0);
+        for name in ["needed", "unneeded", "made.partial", "old.gone"] {
+            std::fs::create_dir_all(folder.join(name).join("etc")).unwrap();
+        }
+        lock(&trees.making).insert("made".to_owned(), Arc::default());
+        let needed = BTreeSet::from([folder.join("needed")]);
+        assert_eq!(trees.sweep_now(&needed, Instant::now()).unwrap(), 0);
+        tokio::time::advance(GRACE - Duration::from_secs(1)).await;
+        assert_eq!(trees.sweep_now(&needed, Instant::now()).unwrap(), 0);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(trees.sweep_now(&needed, Instant::now()).unwrap(), 2);
+        let mut left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["made.partial", "needed"]);
+    }
+
+    #[test]
+    fn what_an_image_holds_never_heals() {
+        let digest = digest::of(b"x");
+        assert!(PrepareError::Missing { what: "layer", digest: digest.clone() }.heals());
+        assert!(PrepareError::Registry(io::ErrorKind::StorageFull.into()).heals());
+        assert!(!PrepareError::Process(ProcessError::NoCommand).heals());
+        assert!(!PrepareError::Indexes(digest).heals());
+    }
+}

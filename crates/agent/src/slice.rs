@@ -182,6 +182,19 @@ fn routes(slices: &BTreeMap<ServiceKey, Arc<Slice>>) -> Routes {
     Routes { services: slices.values().map(entry).collect() }
 }
 
+/// Prepares a release anew of which it was thought that it is prepared.
+pub(crate) fn prepare_again(node: &Arc<Node>, key: &ReleaseKey) {
+    let mut table = node.table();
+    let Some(state) = table.releases.get_mut(key) else { return };
+    if !matches!(state.preparation, Preparation::Prepared(_)) {
+        return;
+    }
+    state.preparation = Preparation::Preparing;
+    let release = Arc::clone(&state.release);
+    drop(table);
+    node.tasks.spawn(prepare(Arc::clone(node), key.clone(), release));
+}
+
 /// Prepares a release, again and again where it may heal and as long as somebody wants it.
 async fn prepare(node: Arc<Node>, key: ReleaseKey, release: Arc<Release>) {
     let (mut pause, longest) = AGAIN;

@@ -28,6 +28,7 @@ use crate::{
     life::{Fault, Stop, fault_of},
     node::Node,
     prepare::{Prepared, whole},
+    slice,
     table::{Orders, Phase},
 };
 
@@ -82,7 +83,13 @@ pub(crate) async fn start(
         Ok(Err(NotLaunched::Make(error))) => {
             return Err(unmade(node, id, Stop::Fault(Fault::new(Code::NodeFault, whole(&error)))));
         }
-        Ok(Err(NotLaunched::Start(error))) => return Err(start_fault(error, orders).await),
+        Ok(Err(NotLaunched::Start(error))) => {
+            if matches!(error, StartError::Root { .. }) {
+                // Whatever became of the tree: the next start has one that was looked at anew.
+                slice::prepare_again(node, key);
+            }
+            return Err(start_fault(error, orders).await);
+        }
         Err(panicked) => return Err(Stop::Fault(Fault::new(Code::NodeFault, panicked.to_string()))),
     };
     if let Some(record) = node.table().instances.get_mut(id) {

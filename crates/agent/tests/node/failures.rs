@@ -67,6 +67,24 @@ fn an_image_that_is_missing_refuses_until_it_is_there() {
 }
 
 #[test]
+fn a_tree_that_is_gone_is_made_anew() {
+    run(async |ground| {
+        let agent = ground.agent().await;
+        ground.apply(&ground.slice(1, 1, &[])).await;
+        ground.standing(1, |standing| standing.preparation == Preparation::Prepared).await;
+        std::fs::remove_dir_all(ground.data().join("trees")).unwrap();
+        agent.wake(&key(1), 1);
+        let refusal = async || ground.edge.seen().refused.get(&key(1)).cloned();
+        assert_eq!(ground.until("refused", refusal).await.code, Code::NodeFault);
+        let allowed = async || ground.edge.seen().refused.is_empty().then_some(());
+        ground.until("allowed again", allowed).await;
+        agent.wake(&key(1), 1);
+        ground.admitted(1).await;
+        agent.stop(true).await;
+    });
+}
+
+#[test]
 fn a_killed_instance_is_replaced_at_once() {
     run(async |ground| {
         let agent = ground.agent().await;

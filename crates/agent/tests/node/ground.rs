@@ -57,16 +57,16 @@ pub(crate) struct Ground {
 /// Runs a test on a node. Every thread of its runtime is in a network that goes with them.
 pub(crate) fn run<F: Future<Output = ()>>(test: impl FnOnce(Ground) -> F) {
     leave_the_hosts_network();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let ground = Ground::new();
-    let clean = Clean { id: ground.config.id, data: ground.config.data.clone() };
+    // Dropped after the runtime: an agent that is still there would start another keeper.
+    let _clean = Clean { id: ground.config.id, data: ground.config.data.clone() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let folder = ground.config.data.clone();
     runtime.block_on(async {
         if timeout(PATIENCE * 3, test(ground)).await.is_err() {
             panic!("the test took too long; the keeper: {}", keeper_log(&folder));
         }
     });
-    drop(clean);
 }
 
 /// Takes away what a test that failed has left.
@@ -110,6 +110,10 @@ impl Ground {
             config,
             _folder: folder,
         }
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.config.data
     }
 
     pub(crate) fn node(&self) -> NodeName {
