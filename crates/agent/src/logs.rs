@@ -20,6 +20,8 @@ use crate::node::Node;
 
 /// Logs of ended instances that are kept per service.
 const KEPT: usize = 20;
+/// And at most so many bytes of them; the last one always.
+const KEPT_BYTES: u64 = 64 << 20;
 /// Lines in one answer at most: with the longest lines it is a hundred megabytes and more.
 const LINES_MAX: usize = 10_000;
 /// Lines of an instance's story.
@@ -134,13 +136,20 @@ fn remove_oldest(folder: &Path, running: &BTreeSet<InstanceId>) -> io::Result<()
     let mut ended = Vec::new();
     for log in logs(folder)? {
         if !running.contains(&log.instance) {
-            ended.push((fs::metadata(&log.path)?.modified()?, log.path));
+            let older = log.path.with_extension("log.1");
+            let (file, before) =
+                (fs::metadata(&log.path)?, fs::metadata(&older).map_or(0, |file| file.len()));
+            ended.push((file.modified()?, file.len() + before, log.path, older));
         }
     }
-    ended.sort_unstable();
-    for (_, path) in ended.iter().take(ended.len().saturating_sub(KEPT)) {
-        remove(path)?;
-        remove(&path.with_extension("log.1"))?;
+    ended.sort_unstable_by(|a, b| b.cmp(a));
+    let mut kept = 0;
+    for (index, (_, bytes, path, older)) in ended.iter().enumerate() {
+        kept += bytes;
+        if index >= KEPT || (index > 0 && kept > KEPT_BYTES) {
+            remove(path)?;
+            remove(older)?;
+        }
     }
     Ok(())
 }

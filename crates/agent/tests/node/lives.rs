@@ -190,3 +190,29 @@ fn a_hurried_stop_waits_for_nobody() {
         assert_eq!(report.releases[0].running, 0);
     });
 }
+
+#[test]
+fn who_is_suspected_is_looked_at_closely() {
+    run(async |ground| {
+        let agent = ground.agent().await;
+        let script = "trap 'kill $p' USR1; httpd -f -p 8080 -h /www & p=$!; while :; do sleep 0.02; done";
+        let mut slice = ground.slice(1, 1, &["/bin/sh", "-c", script]);
+        slice.releases[0].min = 1;
+        ground.apply(&slice).await;
+        let endpoint = ground.admitted(1).await.remove(0);
+        let pid = instance(&agent, InstanceState::Ready).await.unwrap().pid.unwrap();
+        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::USR1).unwrap();
+        // As an edge does at each connection that is refused.
+        let out = async || {
+            agent.suspect(&endpoint.instance);
+            (!ground.edge.seen().admitted.contains_key(&endpoint.instance)).then_some(())
+        };
+        ground.until("withdrawn", out).await;
+        let events = ground.events();
+        let found = events.iter().find(|event| event.kind == "instance_unhealthy").unwrap();
+        assert_eq!(found.reason, "it doesn't listen on port 8080 any more");
+        // Another one serves meanwhile.
+        ground.admitted(1).await;
+        agent.stop(true).await;
+    });
+}
