@@ -11,6 +11,7 @@ pub mod kernel;
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -136,7 +137,11 @@ impl Server {
     #[must_use]
     pub fn start_with(arguments: &[&str]) -> Self {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let data = tempfile::Builder::new().prefix("minato-test-").tempdir_in("/var/tmp").unwrap();
+        let data = tempfile::Builder::new()
+            .prefix("minato-test-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir_in("/var/tmp")
+            .unwrap();
         let mut server = Self { child: None, api: loopback(free_port()), http: loopback(free_port()), data };
         server.spawn(arguments);
         server
