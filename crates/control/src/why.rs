@@ -219,6 +219,15 @@ async fn of_instance(core: &Core, id: &InstanceId) -> Result<Why, Problem> {
     Ok(Why { thing: id.to_string(), kind: "instance", lines, life: Some(life) })
 }
 
+/// The phases of the start that an event tells of, where it tells of one.
+fn phases(event: &Event) -> String {
+    let Some(phases) = event.data.get("phases") else { return String::new() };
+    let known = ["taken", "mounted", "executed", "listening"].iter();
+    let reached: Vec<_> =
+        known.filter_map(|name| Some(format!("{name} {:.1}", phases.get(name)?.as_f64()?))).collect();
+    if reached.is_empty() { String::new() } else { format!(" ({} ms)", reached.join(", ")) }
+}
+
 /// The last events that concern a thing.
 fn events(core: &Core, concerns: impl Fn(&Event) -> bool) -> Vec<String> {
     let all = core.journal.read(None, EVENTS_SEEN);
@@ -227,7 +236,7 @@ fn events(core: &Core, concerns: impl Fn(&Event) -> bool) -> Vec<String> {
         .rev()
         .filter(|(_, event)| concerns(event))
         .take(EVENTS)
-        .map(|(_, event)| format!("  {} {}: {}", event.at, event.kind, event.reason))
+        .map(|(_, event)| format!("  {} {}: {}{}", event.at, event.kind, event.reason, phases(event)))
         .collect();
     lines.reverse();
     if !lines.is_empty() {
