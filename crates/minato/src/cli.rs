@@ -11,8 +11,8 @@ mod ps;
 mod release;
 mod server;
 mod status;
-mod words;
 mod why;
+mod words;
 
 use std::process::ExitCode;
 
@@ -73,8 +73,24 @@ enum Command {
 
 /// Commands of the design that come later: refused by name, so that nobody searches for a typo.
 const LATER: [&str; 18] = [
-    "dev", "sign", "verify", "key", "token", "open", "ca", "top", "rollback", "store", "secret", "tx",
-    "incidents", "mttr", "cost", "drill", "node", "upgrade",
+    "dev",
+    "sign",
+    "verify",
+    "key",
+    "token",
+    "open",
+    "ca",
+    "top",
+    "rollback",
+    "store",
+    "secret",
+    "tx",
+    "incidents",
+    "mttr",
+    "cost",
+    "drill",
+    "node",
+    "upgrade",
 ];
 
 /// Runs the command that the arguments ask for.

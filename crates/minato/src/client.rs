@@ -61,10 +61,6 @@ impl Client {
         self.token.as_deref()
     }
 
-    pub(crate) fn host(&self) -> &str {
-        &self.host
-    }
-
     /// Opens a connection and sends a request, whose `Host` is the API's.
     pub(crate) async fn send<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, Failure>
     where
@@ -159,10 +155,8 @@ pub(crate) fn refused(status: StatusCode, body: &[u8]) -> Failure {
         Problem::new(Code::Internal, format!("the API answered {status}: {said}"))
     });
     let hint = "set MINATO_TOKEN, or run the command as the user who started the server";
-    Failure::Refused(Box::new(match problem.code {
-        Code::Unauthorized if problem.hint.is_none() => problem.with_hint(hint),
-        _ => problem,
-    }))
+    let hintless = problem.code == Code::Unauthorized && problem.hint.is_none();
+    Failure::Refused(Box::new(if hintless { problem.with_hint(hint) } else { problem }))
 }
 
 /// The token that a server of this machine left for its user. It is used only towards loopback, and

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 /// Why the settings were refused.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The file can't be read.
     #[error("can't read the configuration {path}")]
     Read {
@@ -42,7 +42,7 @@ pub enum ConfigError {
 /// What a stopping server does with its instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Stop {
+pub(crate) enum Stop {
     /// Drain and stop them, and give everything back to the kernel.
     #[default]
     End,
@@ -52,38 +52,38 @@ pub enum Stop {
 
 /// The settings of a server, checked.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// The data directory.
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Where the API and the registry listen.
-    pub api: SocketAddr,
+    pub(crate) api: SocketAddr,
     /// Where the edge listens for HTTP.
-    pub http: SocketAddr,
+    pub(crate) http: SocketAddr,
     /// The instances' network, a /16; `None`: a free one of 10/8.
-    pub network: Option<Ipv4Addr>,
+    pub(crate) network: Option<Ipv4Addr>,
     /// What stopping does with instances.
-    pub stop: Stop,
+    pub(crate) stop: Stop,
     /// Peers whose `X-Forwarded-*` headers are believed.
-    pub trusted_proxies: Vec<Prefix>,
+    pub(crate) trusted_proxies: Vec<Prefix>,
     /// What is logged, as `tracing`'s filter reads it.
-    pub log: String,
+    pub(crate) log: String,
     /// Whether a caller on loopback may push without a token.
-    pub anonymous_push: bool,
+    pub(crate) anonymous_push: bool,
 }
 
 /// What flags and variables say; each wins over the file.
 #[derive(Debug, Clone, Default)]
-pub struct Overrides {
+pub(crate) struct Overrides {
     /// `--data`
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// `--api`
-    pub api: Option<SocketAddr>,
+    pub(crate) api: Option<SocketAddr>,
     /// `--http`
-    pub http: Option<SocketAddr>,
+    pub(crate) http: Option<SocketAddr>,
     /// `--network`
-    pub network: Option<Ipv4Addr>,
+    pub(crate) network: Option<Ipv4Addr>,
     /// `--anonymous-push`
-    pub anonymous_push: bool,
+    pub(crate) anonymous_push: bool,
 }
 
 /// The file as written.
@@ -117,7 +117,7 @@ impl Config {
     ///
     /// # Errors
     /// A file that can't be read or understood, or a value that can't be used.
-    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+    pub(crate) fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
         let written = file.map_or_else(|| Ok(File::default()), read)?;
         let registry = written.registry.unwrap_or_default();
         let network = match (overrides.network, written.network) {
@@ -139,7 +139,10 @@ impl Config {
         if !config.api.ip().is_loopback() {
             return Err(ConfigError::Value {
                 key: "api",
-                why: format!("is {}, but beyond loopback it needs TLS, which is not supported yet", config.api),
+                why: format!(
+                    "is {}, but beyond loopback it needs TLS, which is not supported yet",
+                    config.api
+                ),
             });
         }
         Ok(config)
@@ -210,7 +213,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let config = load("http = \"127.0.0.1:9090\"\nstop = \"keep\"\n[registry]\nanonymous_push = true").unwrap();
+        let config =
+            load("http = \"127.0.0.1:9090\"\nstop = \"keep\"\n[registry]\nanonymous_push = true").unwrap();
         assert_eq!(config.http.port(), 9090);
         assert_eq!(config.api.port(), 7070);
         assert_eq!(config.stop, Stop::Keep);

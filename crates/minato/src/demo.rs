@@ -28,7 +28,8 @@ fn act(number: u32, title: &str) {
 /// Plays the demo, and stays until Ctrl-C.
 pub(crate) async fn run() -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
-        let program = std::env::current_exe().map_or_else(|_| "minato".to_owned(), |path| path.display().to_string());
+        let program =
+            std::env::current_exe().map_or_else(|_| "minato".to_owned(), |path| path.display().to_string());
         return Err(Failure::Usage(format!(
             "the demo makes containers and a network, which root alone may; run: sudo {program} demo"
         )));

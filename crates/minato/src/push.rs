@@ -32,7 +32,11 @@ pub(crate) struct Pushed {
 }
 
 /// Pushes an image under a tag.
-pub(crate) async fn image(client: &Client, reference: &ImageReference, packed: &Arc<Packed>) -> Result<Pushed, Failure> {
+pub(crate) async fn image(
+    client: &Client,
+    reference: &ImageReference,
+    packed: &Arc<Packed>,
+) -> Result<Pushed, Failure> {
     let repository = &reference.repository;
     let registry = Registry { client, repository, token: token(client, repository).await? };
     let bytes = packed.blobs().map(|blob| blob.size).sum();
@@ -85,7 +89,8 @@ async fn token(client: &Client, repository: &str) -> Result<String, Failure> {
 async fn read(response: Response<Incoming>) -> Result<(StatusCode, Bytes), Failure> {
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-    let body = body.map_err(|error| Failure::Failed(anyhow::anyhow!("the registry's answer broke off: {error}")))?;
+    let body =
+        body.map_err(|error| Failure::Failed(anyhow::anyhow!("the registry's answer broke off: {error}")))?;
     Ok((status, body.to_bytes()))
 }
 
@@ -121,7 +126,8 @@ impl Registry<'_> {
             let (status, bytes) = read(response).await?;
             return Err(refused(status, &bytes));
         };
-        let path = place.parse::<http::Uri>().ok().and_then(|uri| Some(uri.path_and_query()?.as_str().to_owned()));
+        let path =
+            place.parse::<http::Uri>().ok().and_then(|uri| Some(uri.path_and_query()?.as_str().to_owned()));
         let path = path.unwrap_or(place);
         let join = if path.contains('?') { '&' } else { '?' };
         let request = self

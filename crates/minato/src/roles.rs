@@ -63,7 +63,8 @@ pub(crate) fn clean(config: &Config) -> Result<(), Failure> {
     }
     let data = DataDirectory::open(&config.data)?;
     let id = data.node_id()?;
-    minato_runtime::keeper::clean(&data.id, &data.path).context("instances and control groups could not be cleaned")?;
+    minato_runtime::keeper::clean(&data.id, &data.path)
+        .context("instances and control groups could not be cleaned")?;
     minato_network::clean(id).context("the network could not be taken away")?;
     show::progress(&format!("nothing of {} is left in the kernel; its data stays", data.path.display()));
     Ok(())
@@ -74,15 +75,22 @@ fn must_be_root() -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let program = std::env::current_exe().map_or_else(|_| "minato".to_owned(), |path| path.display().to_string());
+    let program =
+        std::env::current_exe().map_or_else(|_| "minato".to_owned(), |path| path.display().to_string());
     let words = std::env::args().skip(1).map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
-    Err(Failure::Usage(format!("a server makes containers and networks, which root alone may; run: sudo {program} {words}")))
+    Err(Failure::Usage(format!(
+        "a server makes containers and networks, which root alone may; run: sudo {program} {words}"
+    )))
 }
 
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
-    if !word.is_empty() && word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 fn log(filter: &str) -> Result<(), Failure> {

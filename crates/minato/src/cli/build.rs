@@ -61,7 +61,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure> {
     let reference = arguments.tag;
     if reference.registry.is_some() || reference.digest.is_some() {
-        let message = format!("`{reference}` names another registry or a digest; -t takes NAME:TAG of this cluster");
+        let message =
+            format!("`{reference}` names another registry or a digest; -t takes NAME:TAG of this cluster");
         return Err(Failure::Usage(message));
     }
     if arguments.path.join("Dockerfile").is_file() && arguments.entrypoint.is_none() {

@@ -39,7 +39,8 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> Result<(), Failure> {
 
 /// The folder's name as a name, else `app`.
 fn folder_name() -> String {
-    let folder = std::env::current_dir().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_lowercase()));
+    let folder =
+        std::env::current_dir().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_lowercase()));
     let name: String = folder
         .unwrap_or_default()
         .chars()

@@ -28,7 +28,8 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
     let client = Client::find()?;
     let mut path = format!("/api/v1/instances?all={}", arguments.all);
     if let Some(of) = &arguments.of {
-        let (app, service) = of.split_once('/').map_or((of.as_str(), None), |(app, service)| (app, Some(service)));
+        let (app, service) =
+            of.split_once('/').map_or((of.as_str(), None), |(app, service)| (app, Some(service)));
         path.push_str(&format!("&app={}", client::query(app)));
         if let Some(service) = service {
             path.push_str(&format!("&service={}", client::query(service)));

@@ -14,7 +14,6 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Arguments {
     /// The data directory; root's, 0700 [default: /var/lib/minato]
     #[arg(long, env = "MINATO_SERVER_DATA")]
@@ -49,8 +48,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let later =
-        [("--https", arguments.https.is_some()), ("--upgrade", arguments.upgrade), ("--join", arguments.join.is_some())];
+    let later = [
+        ("--https", arguments.https.is_some()),
+        ("--upgrade", arguments.upgrade),
+        ("--join", arguments.join.is_some()),
+    ];
     if let Some((flag, _)) = later.iter().find(|(_, given)| *given) {
         return Err(Failure::Usage(format!("`{flag}` is not supported yet")));
     }

@@ -28,7 +28,10 @@ pub(super) fn manifests(paths: &[PathBuf]) -> Result<Vec<(String, String)>, Fail
         }
     }
     if files.len() > FILES {
-        return Err(Failure::Usage(format!("{} files are too many for one call; {FILES} is the limit", files.len())));
+        return Err(Failure::Usage(format!(
+            "{} files are too many for one call; {FILES} is the limit",
+            files.len()
+        )));
     }
     let texts = files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
     let sources: Vec<_> = texts.iter().map(|(name, text)| Source { name, text }).collect();

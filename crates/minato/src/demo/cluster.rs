@@ -36,7 +36,10 @@ pub(super) struct Server {
 impl Server {
     /// Starts a server, at the usual ports if they are free.
     pub(super) async fn start() -> Result<(Self, Cluster), Failure> {
-        let data = tempfile::Builder::new().prefix("minato-demo-").tempdir_in(folder()).context("no data directory")?;
+        let data = tempfile::Builder::new()
+            .prefix("minato-demo-")
+            .tempdir_in(folder())
+            .context("no data directory")?;
         let api = free_port(7070)?;
         let http = free_port(8080)?;
         let begun = Instant::now();
@@ -82,8 +85,10 @@ impl Server {
 
     /// Stops the server in order, and takes its data away.
     pub(super) async fn stop(mut self) -> Result<(), Failure> {
-        if let Some(pid) = self.process.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("can't stop the server")?;
+        if let Some(pid) = self.process.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
+        {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+                .context("can't stop the server")?;
         }
         let status = tokio::time::timeout(PATIENCE, self.process.wait()).await;
         if matches!(status, Ok(Ok(status)) if status.success()) {
@@ -107,7 +112,8 @@ impl Cluster {
 
     /// A command line that speaks to this cluster.
     pub(super) fn command(&self, words: &str) -> String {
-        let program = std::env::current_exe().map_or_else(|_| "minato".to_owned(), |path| path.display().to_string());
+        let program =
+            std::env::current_exe().map_or_else(|_| "minato".to_owned(), |path| path.display().to_string());
         if self.client.address.port() == 7070 {
             format!("{program} {words}")
         } else {

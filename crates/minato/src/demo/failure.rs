@@ -38,7 +38,9 @@ pub(super) async fn play(cluster: &Cluster) -> Result<(), Failure> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let (seen, _) = load.stop().await;
     match recovered {
-        Some(took) => say(&format!("   as many instances as before are ready again after {} ms", took.as_millis())),
+        Some(took) => {
+            say(&format!("   as many instances as before are ready again after {} ms", took.as_millis()))
+        }
         None => say("   it was not replaced within 10 s"),
     }
     say(&format!(

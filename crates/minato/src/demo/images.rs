@@ -41,8 +41,9 @@ pub(super) async fn image(cluster: &Cluster, service: &str, version: u32) -> Res
     };
     let packed = tokio::task::spawn_blocking(move || pack(&request)).await.context("packing ended")?;
     let packed = Arc::new(packed.map_err(|error| Failure::Failed(anyhow::Error::new(error)))?);
-    let reference: ImageReference =
-        format!("market/{service}:{version}").parse().map_err(|error| Failure::Failed(anyhow::Error::new(error)))?;
+    let reference: ImageReference = format!("market/{service}:{version}")
+        .parse()
+        .map_err(|error| Failure::Failed(anyhow::Error::new(error)))?;
     let pushed = push::image(&cluster.client, &reference, &packed).await?;
     say(&format!(
         "   market/{service}:{version}  {:.1} MB, {:.1} MB of it new to the registry, in {} ms",
@@ -83,9 +84,13 @@ scale = {{ max = 1, idle = "10m" }}
 pub(super) async fn apply(cluster: &Cluster) -> Result<(), Failure> {
     let begun = Instant::now();
     put(cluster, 1).await?;
-    say(&format!("   applied; the routes are in force after {} ms, and nothing runs", begun.elapsed().as_millis()));
+    say(&format!(
+        "   applied; the routes are in force after {} ms, and nothing runs",
+        begun.elapsed().as_millis()
+    ));
     let again = put(cluster, 1).await?;
-    let changes = again.pointer("/plans/0/changes").and_then(|changes| changes.as_array()).map_or(0, Vec::len);
+    let changes =
+        again.pointer("/plans/0/changes").and_then(|changes| changes.as_array()).map_or(0, Vec::len);
     say(&format!("   applied again: {changes} changes"));
     Ok(())
 }

@@ -44,7 +44,8 @@ async fn ask(sender: &mut SendRequest<Empty<Bytes>>, path: &str) -> Result<Answe
     let response: Response<Incoming> = sender.send_request(request).await?;
     let took = begun.elapsed();
     let status = response.status();
-    let timing = response.headers().get("server-timing").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let timing =
+        response.headers().get("server-timing").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = Limited::new(response.into_body(), 1 << 20).collect().await?.to_bytes();
     let instance = serde_json::from_slice::<serde_json::Value>(&body)
         .ok()

@@ -25,7 +25,10 @@ pub(super) async fn play(cluster: &Cluster) -> Result<(), Failure> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    say(&format!("   after {:.1} s the storefront is at rest: no instance, no process", begun.elapsed().as_secs_f64()));
+    say(&format!(
+        "   after {:.1} s the storefront is at rest: no instance, no process",
+        begun.elapsed().as_secs_f64()
+    ));
     let answer = load::one(cluster.edge, "/ping").await?;
     say(&format!("   and one request later it is there again: {:.1} ms", answer.took.as_secs_f64() * 1e3));
     Ok(())

@@ -22,7 +22,10 @@ pub(super) async fn play(cluster: &Cluster) -> Result<(), Failure> {
     #[expect(clippy::cast_precision_loss, reason = "for people, to a whole number")]
     let rate = seen.answered as f64 / took.as_secs_f64();
     say("   48 clients at once, each request 50 ms of work, 8 requests meant for one instance:");
-    say(&format!("   {} instances, {rate:.0} requests a second, {} answered, {} failed", most, seen.answered, seen.failed));
+    say(&format!(
+        "   {} instances, {rate:.0} requests a second, {} answered, {} failed",
+        most, seen.answered, seen.failed
+    ));
     super::version::complain(&seen);
     Ok(())
 }

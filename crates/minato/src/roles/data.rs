@@ -71,7 +71,8 @@ impl DataDirectory {
 
 fn lock(path: &Path) -> anyhow::Result<File> {
     let place = path.join("lock");
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&place)?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&place)?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         (&mut file).take(20).read_to_string(&mut pid)?;
@@ -91,14 +92,16 @@ fn id(path: &Path) -> anyhow::Result<String> {
     let place = path.join("id");
     if let Some(text) = read(&place)? {
         let id = text.trim().to_owned();
-        let fits = id.len() == 8 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        let fits =
+            id.len() == 8 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         if !fits {
             bail!("{} holds no id of eight hexadecimal digits", place.display());
         }
         return Ok(id);
     }
     let mut bytes = [0; 4];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
     let id = format!("{:08x}", u32::from_be_bytes(bytes));
     write(&place, &format!("{id}\n"))?;
     Ok(id)

@@ -135,8 +135,9 @@ fn network(config: &Config, data: &DataDirectory, id: NodeId8) -> anyhow::Result
         None => minato_network::choose_range()?,
     };
     let network = NodeNetwork { id, plan };
-    let node = minato_network::Node::ensure(&network)
-        .with_context(|| format!("the network {}/16 can't be made; --network chooses another", plan.base()))?;
+    let node = minato_network::Node::ensure(&network).with_context(|| {
+        format!("the network {}/16 can't be made; --network chooses another", plan.base())
+    })?;
     if known != Some(plan.base()) {
         data.set_network(plan.base())?;
     }

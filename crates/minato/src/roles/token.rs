@@ -20,11 +20,16 @@ pub(super) fn load(data: &Path) -> anyhow::Result<String> {
     let place = data.join("token");
     if let Some(text) = data::read(&place)? {
         let token = text.trim();
-        anyhow::ensure!(token.len() >= 32, "{} holds no token; take it away, and a new one is made", place.display());
+        anyhow::ensure!(
+            token.len() >= 32,
+            "{} holds no token; take it away, and a new one is made",
+            place.display()
+        );
         return Ok(token.to_owned());
     }
     let mut bytes = [0; 24];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
     let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     data::write(&place, &format!("{token}\n"))?;
     Ok(token)
@@ -39,7 +44,11 @@ pub(super) struct Posted {
 impl Posted {
     /// Posts the token for the user who started the server (`SUDO_UID`, else root).
     pub(super) fn new(api: SocketAddr, token: &str) -> anyhow::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o755).create(FOLDER).with_context(|| format!("can't make {FOLDER}"))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(FOLDER)
+            .with_context(|| format!("can't make {FOLDER}"))?;
         std::fs::set_permissions(FOLDER, std::fs::Permissions::from_mode(0o755))?;
         let place = Path::new(FOLDER).join(format!("{}.token", api.port()));
         let beside = Path::new(FOLDER).join(format!(".{}.{}", api.port(), std::process::id()));
