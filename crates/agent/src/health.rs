@@ -234,6 +234,7 @@ async fn exchange(address: Ipv4Addr, port: u16, path: &str) -> Result<(), CheckE
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 mod tests {
     use tokio::net::TcpListener;
 

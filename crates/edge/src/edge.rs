@@ -53,6 +53,11 @@ impl Edge {
     ///
     /// # Errors
     /// See [`StartError`].
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the agent's calls must not wait for an edge thread; each leaves at most one command a thread, and \
+                  connections handed over count against their bound"
+    )]
     pub fn start(config: Config, wake: Arc<dyn Wake>) -> Result<Self, StartError> {
         let Config { http, plan, trusted_proxies, resolv_conf, limits } = config;
         if http.is_empty() {

@@ -95,20 +95,31 @@ const LATER: [&str; 18] = [
 
 /// Runs the command that the arguments ask for.
 pub(crate) fn run() -> ExitCode {
+    // Also where it comes after a command that isn't known, or the words aren't understood at all.
+    let json = std::env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json");
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
             let ok = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            if json && !ok {
+                return misunderstood(&error).report(json);
+            }
             // Nothing can be said when neither stdout nor stderr takes it.
             drop(error.print());
             return ExitCode::from(if ok { 0 } else { 2 });
         }
     };
-    let json = arguments.json;
     match dispatch(arguments.command, json) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
     }
+}
+
+/// What clap says of wrong words, without its advice and its usage.
+fn misunderstood(error: &clap::Error) -> Failure {
+    let said = error.to_string();
+    let what = said.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+    Failure::Usage(what.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn dispatch(command: Command, json: bool) -> Result<(), Failure> {
@@ -142,7 +153,7 @@ fn dispatch(command: Command, json: bool) -> Result<(), Failure> {
 fn other(words: &[String]) -> Failure {
     let word = words.first().map(String::as_str).unwrap_or_default();
     if LATER.contains(&word) {
-        return Failure::Usage(format!("`minato {word}` is not supported yet"));
+        return Failure::NotSupported(format!("minato {word}"));
     }
     Failure::Usage(format!("`minato {word}` is no command; `minato --help` lists them"))
 }

@@ -61,6 +61,7 @@ impl Client {
         self.token.as_deref()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it ends with the connection, and its error reaches the request too")]
     /// Opens a connection and sends a request, whose `Host` is the API's.
     pub(crate) async fn send<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, Failure>
     where
@@ -81,7 +82,6 @@ impl Client {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| unreachable(error.to_string()))?;
-        // Ends with the connection; its error reaches the request as well.
         drop(tokio::task::spawn(async move { drop(connection.await) }));
         let host = header::HeaderValue::from_str(&self.host)
             .map_err(|_| Failure::Usage("MINATO_API holds what no host name can".to_owned()))?;

@@ -15,6 +15,8 @@ pub(crate) enum Failure {
     Refused(Box<Problem>),
     /// 2: nothing was sent.
     Usage(String),
+    /// 2: a command or flag of the design that this version doesn't have; nothing was sent.
+    NotSupported(String),
     /// 2: the manifest is invalid; nothing was sent. With the files' texts, to show the lines.
     Manifest(Vec<Problem>, Vec<(String, String)>),
     /// 3: `plan --check` found changes.
@@ -35,7 +37,7 @@ impl Failure {
             Self::Failed(_) => 1,
             Self::Refused(problem) if problem.code == Code::ReleaseRefused => 4,
             Self::Refused(_) => 1,
-            Self::Usage(_) | Self::Manifest(..) => 2,
+            Self::Usage(_) | Self::NotSupported(_) | Self::Manifest(..) => 2,
             Self::Changes => 3,
             Self::Unreachable(_) => 5,
         }
@@ -47,9 +49,12 @@ impl Failure {
             Self::Failed(error) => vec![Problem::new(Code::Internal, format!("{error:#}"))],
             Self::Refused(problem) => vec![(**problem).clone()],
             Self::Usage(message) => vec![Problem::new(Code::InvalidRequest, message.as_str())],
+            Self::NotSupported(what) => {
+                vec![Problem::new(Code::NotSupported, format!("`{what}` is not supported yet"))]
+            }
             Self::Manifest(problems, _) => problems.clone(),
             Self::Changes => Vec::new(),
-            Self::Unreachable(message) => vec![Problem::new(Code::Internal, message.as_str())],
+            Self::Unreachable(message) => vec![Problem::new(Code::Unreachable, message.as_str())],
         }
     }
 

@@ -23,7 +23,10 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use minato_agent::Agent;
 use minato_edge::Edge;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -111,11 +114,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let Started { agent, edge, control, api, token, data } = started;
 
     let shutdown = CancellationToken::new();
-    let listening = tokio::task::spawn(api::serve(api.listener, api.router, shutdown.clone()));
-    let reconciling = {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(api::serve(api.listener, api.router, shutdown.clone()));
+    {
         let (control, shutdown) = (control.clone(), shutdown.clone());
-        tokio::task::spawn(async move { control.run(shutdown).await })
-    };
+        tasks.spawn(async move {
+            control.run(shutdown).await;
+            Ok(())
+        });
+    }
     control.set_ready(true);
     show::line(&format!("ready api={} http={}", config.api, config.http));
     tracing::info!(data = %config.data.display(), "the server is ready");
@@ -126,8 +133,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     stop(config.stop, &agent, edge, &mut signals).await;
     shutdown.cancel();
     drop(token);
-    listening.await??;
-    reconciling.await?;
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
     drop(data);
     Ok(())
 }

@@ -116,6 +116,8 @@ codes! {
     UnsupportedMedia = "unsupported_media",
     /// The request is larger than the API takes.
     RequestTooLarge = "request_too_large",
+    /// The API can't be reached; only the command line says so.
+    Unreachable = "unreachable",
     /// The request itself is wrong.
     InvalidRequest = "invalid_request",
     /// Minato failed.

@@ -1,4 +1,5 @@
 //! Memory stays flat while 1 GB comes and goes. Alone in its process: the peak counts for all of it.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{net::SocketAddr, sync::Arc};

@@ -1,6 +1,7 @@
 //! What survives: a process that is killed, a write-ahead log whose end is torn, a disk that is full.
 //!
 //! The process under test is this binary again, told by a variable of its environment what to do.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{

@@ -81,6 +81,7 @@ async fn send<T: DeserializeOwned>(
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
+#[expect(clippy::disallowed_methods, reason = "it ends with the connection, and its error reaches the request too")]
 async fn exchange(
     host: &str,
     method: Method,
@@ -89,7 +90,6 @@ async fn exchange(
 ) -> Result<(StatusCode, Bytes), AnyError> {
     let stream = TcpStream::connect((host, 80)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the connection; its error reaches the request as well.
     drop(tokio::task::spawn(async move { drop(connection.await) }));
     let request = Request::builder()
         .method(method)

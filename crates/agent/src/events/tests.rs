@@ -1,3 +1,4 @@
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 use std::fs;
 
 use minato_model::time::Moment;

@@ -132,6 +132,7 @@ async fn delete_app(State(core): Shared, Path(app): Path<String>) -> Answered<Pl
 }
 
 /// Carries it out whatever becomes of the request.
+#[expect(clippy::disallowed_methods, reason = "it is awaited here, and goes on where the client hangs up")]
 async fn finish<T: Send + 'static>(
     change: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {

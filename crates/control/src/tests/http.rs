@@ -1,4 +1,5 @@
 //! The API as it is on the wire.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use serde_json::{Value, json};
 use tokio::{

@@ -1,5 +1,6 @@
 //! A control with everything around it: SQLite's state, images by tag, and a node whose agent is
 //! played: it reports what a real one would, of instances that don't exist.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
 //! Instances that come and go under load, and the edge's own end. No planned change fails a request.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::{
     net::Ipv4Addr,

@@ -1,4 +1,5 @@
 //! The name server, asked over the wire.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 

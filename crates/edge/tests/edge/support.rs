@@ -1,4 +1,5 @@
 //! An edge to test, instances behind it, an agent that notes what it is told, and a raw client.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

@@ -68,7 +68,7 @@ struct Rollout {
 
 pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure> {
     if arguments.supersede {
-        return Err(Failure::Usage("`--supersede` is not supported yet".to_owned()));
+        return Err(Failure::NotSupported("minato apply --supersede".to_owned()));
     }
     let files = words::manifests(&arguments.files)?;
     let client = Client::find()?;

@@ -46,7 +46,7 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
         Command::List { service } => service,
         Command::Other(words) => {
             let word = words.first().map(String::as_str).unwrap_or_default();
-            return Err(Failure::Usage(format!("`minato release {word}` is not supported yet")));
+            return Err(Failure::NotSupported(format!("minato release {word}")));
         }
     };
     let answer: serde_json::Value =

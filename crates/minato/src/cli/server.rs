@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         ("--join", arguments.join.is_some()),
     ];
     if let Some((flag, _)) = later.iter().find(|(_, given)| *given) {
-        return Err(Failure::Usage(format!("`{flag}` is not supported yet")));
+        return Err(Failure::NotSupported(format!("minato server {flag}")));
     }
     let overrides = Overrides {
         data: arguments.data.clone(),

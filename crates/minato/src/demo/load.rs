@@ -28,11 +28,11 @@ pub(super) struct Answer {
     pub(super) took: Duration,
 }
 
+#[expect(clippy::disallowed_methods, reason = "it ends with the connection, and its error reaches the request too")]
 async fn connect(edge: SocketAddr) -> Result<SendRequest<Empty<Bytes>>, AnyError> {
     let stream = TcpStream::connect(edge).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the connection; its error reaches the request as well.
     drop(tokio::task::spawn(async move { drop(connection.await) }));
     Ok(sender)
 }

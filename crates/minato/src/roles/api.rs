@@ -9,7 +9,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// As many connections at once: clients are a handful of people and machines.
 const CONNECTIONS: usize = 1_024;
@@ -27,6 +27,7 @@ pub(super) async fn serve(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { break };
         let accepted = tokio::select! {
@@ -50,11 +51,11 @@ pub(super) async fn serve(
             .max_headers(100)
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
-        drop(tokio::task::spawn(async move {
+        connections.spawn(async move {
             // A connection that broke is its client's affair.
             drop(connection.await);
             drop(slot);
-        }));
+        });
     }
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::debug!("answers of the api were cut at the end");

@@ -1,4 +1,5 @@
 //! A registry on loopback, and a plain client for it.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 

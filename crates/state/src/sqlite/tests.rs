@@ -1,5 +1,6 @@
 //! The suite with usual and with tiny bounds, and what is the engine's own: its file, a full disk,
 //! upkeep.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
 //! Commits: revisions, guards, limits, writers at the same time, restarts.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc};
 

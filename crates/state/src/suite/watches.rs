@@ -1,4 +1,5 @@
 //! Watches: from any revision, without loss or repetition, and told when the history is gone.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
