@@ -88,6 +88,8 @@ fn text(problem: &Problem, sources: &[(String, String)]) -> String {
             let written: String = written.chars().take(160).collect();
             let _infallible = write!(text, "\n  {:width$} |\n  {line} | {written}\n  {:width$} |", "", "");
         }
+    } else if let Some(file) = &problem.file {
+        let _infallible = write!(text, "\n  --> {file}");
     } else if let Some(key) = &problem.key {
         let _infallible = write!(text, "\n  at {key}");
     }

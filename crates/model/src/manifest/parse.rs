@@ -72,7 +72,8 @@ pub fn parse(sources: &[Source<'_>]) -> Result<Vec<Manifest>, Problems> {
 
 fn file(document: &Document<'_>, source: &Source<'_>, places: &mut check::Places) -> Option<Manifest> {
     if source.text.len() > FILE_MAX {
-        let message = format!("the manifest has {} bytes; the limit is {FILE_MAX}", source.text.len());
+        // Whoever reads files reads no further than this, so that how long it is isn't known.
+        let message = format!("the manifest is larger than {} MiB", FILE_MAX >> 20);
         document.refuse(None, "", Code::InvalidValue, message, None);
         return None;
     }
