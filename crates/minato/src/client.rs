@@ -61,7 +61,10 @@ impl Client {
         self.token.as_deref()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it ends with the connection, and its error reaches the request too")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends with the connection, and its error reaches the request too"
+    )]
     /// Opens a connection and sends a request, whose `Host` is the API's.
     pub(crate) async fn send<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, Failure>
     where

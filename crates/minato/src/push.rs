@@ -47,8 +47,11 @@ pub(crate) async fn image(
             bar.inc(blob.size);
             continue;
         }
-        registry.upload(packed, blob, &bar).await?;
-        sent += blob.size;
+        if registry.upload(packed, blob, &bar).await? {
+            sent += blob.size;
+        } else {
+            bar.inc(blob.size);
+        }
     }
     let tag = reference.tag.as_deref().unwrap_or("latest");
     registry.manifest(tag, packed).await?;
@@ -119,8 +122,13 @@ impl Registry<'_> {
         Ok(response.status() == StatusCode::OK)
     }
 
-    async fn upload(&self, packed: &Arc<Packed>, blob: &Blob, bar: &ProgressBar) -> Result<(), Failure> {
-        let response = self.empty(Method::POST, &format!("/v2/{}/blobs/uploads/", self.repository)).await?;
+    /// Puts a blob into the repository; `false` if another repository had it, so that nothing was sent.
+    async fn upload(&self, packed: &Arc<Packed>, blob: &Blob, bar: &ProgressBar) -> Result<bool, Failure> {
+        let path = format!("/v2/{}/blobs/uploads/?mount={}", self.repository, blob.digest);
+        let response = self.empty(Method::POST, &path).await?;
+        if response.status() == StatusCode::CREATED {
+            return Ok(false);
+        }
         let place = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         let Some(place) = place.map(str::to_owned) else {
             let (status, bytes) = read(response).await?;
@@ -137,7 +145,7 @@ impl Registry<'_> {
             .body(stream(packed.clone(), blob.digest.clone(), bar.clone()));
         let response = self.client.send(request.map_err(|error| Failure::Failed(error.into()))?).await?;
         let (status, bytes) = read(response).await?;
-        if status == StatusCode::CREATED { Ok(()) } else { Err(refused(status, &bytes)) }
+        if status == StatusCode::CREATED { Ok(true) } else { Err(refused(status, &bytes)) }
     }
 
     async fn manifest(&self, tag: &str, packed: &Packed) -> Result<(), Failure> {

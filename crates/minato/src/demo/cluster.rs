@@ -1,6 +1,8 @@
 //! The demo's cluster: a server of its own, in a data directory and at ports of its own.
 
-use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Stdio, time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use minato_model::inventory::Instance;
@@ -38,6 +40,7 @@ impl Server {
     pub(super) async fn start() -> Result<(Self, Cluster), Failure> {
         let data = tempfile::Builder::new()
             .prefix("minato-demo-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(folder())
             .context("no data directory")?;
         let api = free_port(7070)?;

@@ -13,8 +13,8 @@ use crate::failure::Failure;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn play(cluster: &Cluster) -> Result<(), Failure> {
-    let load = Load::start(cluster.edge, 16, "/ping?work=20");
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let load = Load::start(cluster.edge, 40, "/ping?work=20");
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let before = cluster.instances().await?;
     let ready = before.iter().filter(|instance| instance.state == InstanceState::Ready);
     let victim = ready.clone().next().cloned().context("no instance is ready")?;

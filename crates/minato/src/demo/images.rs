@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     cluster::{Cluster, HOST},
-    say,
+    say, version,
 };
 use crate::{failure::Failure, push};
 
@@ -88,6 +88,10 @@ pub(super) async fn apply(cluster: &Cluster) -> Result<(), Failure> {
         "   applied; the routes are in force after {} ms, and nothing runs",
         begun.elapsed().as_millis()
     ));
+    for service in SERVICES {
+        version::stable(cluster, service).await?;
+    }
+    say(&format!("   their root file systems are prepared after {} ms", begun.elapsed().as_millis()));
     let again = put(cluster, 1).await?;
     let changes =
         again.pointer("/plans/0/changes").and_then(|changes| changes.as_array()).map_or(0, Vec::len);

@@ -28,7 +28,10 @@ pub(super) struct Answer {
     pub(super) took: Duration,
 }
 
-#[expect(clippy::disallowed_methods, reason = "it ends with the connection, and its error reaches the request too")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it ends with the connection, and its error reaches the request too"
+)]
 async fn connect(edge: SocketAddr) -> Result<SendRequest<Empty<Bytes>>, AnyError> {
     let stream = TcpStream::connect(edge).await?;
     stream.set_nodelay(true)?;

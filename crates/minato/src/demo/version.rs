@@ -18,7 +18,7 @@ pub(super) async fn play(cluster: &Cluster) -> Result<(), Failure> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let begun = Instant::now();
     images::put(cluster, 2).await?;
-    stable(cluster).await?;
+    stable(cluster, "storefront").await?;
     let took = begun.elapsed();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let (seen, _) = load.stop().await;
@@ -32,10 +32,11 @@ pub(super) async fn play(cluster: &Cluster) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until the storefront's release is stable.
-async fn stable(cluster: &Cluster) -> Result<(), Failure> {
+/// Waits until a service's release is stable.
+pub(super) async fn stable(cluster: &Cluster, service: &str) -> Result<(), Failure> {
     loop {
-        let rollout: serde_json::Value = cluster.client.get("/api/v1/rollouts/market/storefront").await?;
+        let rollout: serde_json::Value =
+            cluster.client.get(&format!("/api/v1/rollouts/market/{service}")).await?;
         match rollout.get("state").and_then(|state| state.as_str()) {
             Some("stable") => return Ok(()),
             Some("failed") => {
