@@ -1,0 +1,45 @@
+//! How long a release build takes from nothing, on two cores.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    image, machine, minato,
+    patience::{Patience, now},
+    processes::{start, stop},
+};
+
+/// What a clean build may take.
+const BOUND: Duration = Duration::from_secs(8 * 60);
+/// A build that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+pub(crate) fn run(patience: &Patience) -> Result<()> {
+    let target = image::workshop()?;
+    let before = machine::line();
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args(["build", "--release", "--locked", "--jobs", "2", "--package", "minato", "--manifest-path"])
+        .arg(minato::workspace().join("Cargo.toml"))
+        .env("CARGO_TARGET_DIR", target.path())
+        // A cache of compiled crates would make it another measurement.
+        .env("RUSTC_WRAPPER", "")
+        .env("CARGO_BUILD_RUSTC_WRAPPER", "");
+    let mut output = tempfile::tempfile()?;
+    let begun = now();
+    let mut child = start(&mut command, &output)?;
+    let status = patience.until("the build", PATIENCE, || Ok(child.try_wait()?));
+    let took = begun.elapsed();
+    if status.is_err() {
+        stop(&mut child, Duration::from_secs(10));
+    }
+    if !status?.success() {
+        bail!("the build failed:\n{}", crate::processes::read(&mut output)?);
+    }
+    let word = if took < BOUND { "met" } else { "MISSED" };
+    println!("before: {before}\nafter:  {}\n", machine::line());
+    println!("clean release build, 2 jobs: {} min {:02} s", took.as_secs() / 60, took.as_secs() % 60);
+    println!("bound (P24): < {} min: {word}", BOUND.as_secs() / 60);
+    Ok(())
+}
