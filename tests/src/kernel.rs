@@ -28,5 +28,22 @@ pub fn objects(data: &Path) -> Vec<String> {
     let groups =
         run(Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &format!("*{id}*")])).stdout;
     found.extend(groups.lines().map(|line| format!("control group {line}")));
+    found.extend(processes(id, &data));
     found
+}
+
+/// Its keeper, and all that is in its control groups.
+fn processes(id: &str, data: &str) -> Vec<String> {
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let found = |pid: u32| {
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let keeper = line.split('\0').nth(1) == Some("keeper") && line.contains(data);
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let dead = state.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
+        ((groups.contains(id) || keeper) && !dead)
+            .then(|| format!("process {pid} {}", line.replace('\0', " ")))
+    };
+    pids.filter_map(found).collect()
 }

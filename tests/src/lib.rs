@@ -7,6 +7,9 @@
 pub mod http;
 pub mod images;
 pub mod kernel;
+pub mod oci;
+pub mod sample;
+pub mod wire;
 
 use std::{
     io::{BufRead as _, BufReader},

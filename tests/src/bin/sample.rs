@@ -1,0 +1,121 @@
+//! A service for tests: its answers say who gave them, and its paths make it slow, loud, greedy or
+//! dead. It stops at once when it is told to, by having no first process's immunity: tests give it
+//! `init = true`, or wait for the kill.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it writes is what tests read")]
+
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
+
+/// The key of RFC 6455's example and its answer: the one handshake that this service can do.
+const KEY: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+
+fn main() {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    println!("sample {} begins", variable("VERSION"));
+    if let Ok(status) = variable("EXIT_AT_ONCE").parse() {
+        eprintln!("it was told to end with {status}");
+        std::process::exit(status);
+    }
+    pause(variable("BEGIN_AFTER_MS").parse().unwrap_or(0));
+    let port = variable("PORT").parse().unwrap_or(8080);
+    let Ok(listener) = TcpListener::bind(("0.0.0.0", port)) else {
+        eprintln!("port {port} can't be had");
+        std::process::exit(1);
+    };
+    for stream in listener.incoming().flatten() {
+        std::thread::spawn(move || drop(serve(stream)));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "being slow is what is asked for")]
+fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// Answers requests until the client closes.
+fn serve(stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut target, mut key, mut length) = (None, None, 0);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let line = line.trim_end();
+            if line.is_empty() {
+                break;
+            }
+            let Some((name, value)) = line.split_once(':') else {
+                target = line.split(' ').nth(1).map(str::to_owned);
+                continue;
+            };
+            match name.to_ascii_lowercase().as_str() {
+                "sec-websocket-key" => key = Some(value.trim().to_owned()),
+                "content-length" => length = value.trim().parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+        io::copy(&mut (&mut reader).take(length), &mut io::sink())?;
+        if let Some(key) = key {
+            return echo(reader, &key);
+        }
+        let body = answer(&target.unwrap_or_default());
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        reader.get_mut().write_all(format!("{head}{body}").as_bytes())?;
+    }
+}
+
+/// Does what the path says, and says who did it.
+fn answer(target: &str) -> String {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let number: u64 = query.parse().unwrap_or(0);
+    match path {
+        "/slow" => pause(number),
+        "/say" => println!("{query}"),
+        "/complain" => eprintln!("{query}"),
+        "/flood" => {
+            let line = "x".repeat(1_000);
+            (0..number).for_each(|n| println!("{n} {line}"));
+        }
+        "/exit" => std::process::exit(i32::try_from(number).unwrap_or(1)),
+        "/eat" => eat(),
+        _ => {}
+    }
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    format!("{} {} {}\n", variable("VERSION"), variable("MINATO_RELEASE"), variable("MINATO_INSTANCE"))
+}
+
+/// Takes memory until it is stopped.
+fn eat() {
+    let mut eaten = Vec::new();
+    loop {
+        eaten.push(vec![1_u8; 1 << 20]);
+    }
+}
+
+/// Gives back what a client sends on a WebSocket: short frames, unmasked.
+fn echo(mut reader: BufReader<TcpStream>, key: &str) -> io::Result<()> {
+    if key != KEY.0 {
+        return reader.get_mut().write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+    }
+    let head = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n";
+    reader.get_mut().write_all(format!("{head}sec-websocket-accept: {}\r\n\r\n", KEY.1).as_bytes())?;
+    loop {
+        let mut head = [0; 6];
+        reader.read_exact(&mut head)?;
+        let [kind, length, mask @ ..] = head;
+        let length = length & 0x7f;
+        let mut text = vec![0; usize::from(length)];
+        reader.read_exact(&mut text)?;
+        text.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+        reader.get_mut().write_all(&[&[kind, length], text.as_slice()].concat())?;
+        if kind & 0x0f == 8 {
+            return Ok(());
+        }
+    }
+}
