@@ -23,6 +23,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use minato_agent::Agent;
 use minato_edge::Edge;
+use minato_registry::Library;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
@@ -39,6 +40,8 @@ use start::Started;
 
 /// How long a stopping edge waits for the answers under way.
 const EDGE_DRAIN: Duration = Duration::from_secs(30);
+/// How often unfinished uploads are looked at.
+const UPLOADS: Duration = Duration::from_secs(3_600);
 /// Threads for what blocks: unpacking, the state's reads, system calls of starts.
 const BLOCKING_THREADS: usize = 64;
 
@@ -111,7 +114,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Whoever asks to stop while the parts are still being made is heard when they are.
     let mut signals = Signals::new()?;
     let started = start::all(&config).await?;
-    let Started { agent, edge, control, api, token, data } = started;
+    let Started { agent, edge, control, api, library, token, data } = started;
 
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -123,6 +126,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             Ok(())
         });
     }
+    tasks.spawn(expire_uploads(library, shutdown.clone()));
     control.set_ready(true);
     show::line(&format!("ready api={} http={}", config.api, config.http));
     tracing::info!(data = %config.data.display(), "the server is ready");
@@ -137,6 +141,24 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ended??;
     }
     drop(data);
+    Ok(())
+}
+
+/// Takes away, every hour, what clients began to push long ago and never finished.
+async fn expire_uploads(library: Arc<Library>, shutdown: CancellationToken) -> std::io::Result<()> {
+    while !shutdown.is_cancelled() {
+        let library = library.clone();
+        match tokio::task::spawn_blocking(move || library.expire_uploads(clock::now())).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(expired)) => tracing::info!(expired, "unfinished uploads were taken away"),
+            Ok(Err(error)) => tracing::warn!(%error, "unfinished uploads could not be looked at"),
+            Err(error) => tracing::error!(%error, "the look at unfinished uploads broke off"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(UPLOADS) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
     Ok(())
 }
 

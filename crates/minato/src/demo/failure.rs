@@ -13,7 +13,7 @@ use crate::failure::Failure;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn play(cluster: &Cluster) -> Result<(), Failure> {
-    let load = Load::start(cluster.edge, 40, "/ping?work=20");
+    let load = Load::start(cluster.edge, 48, "/ping?work=50");
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = cluster.instances().await?;
     let ready = before.iter().filter(|instance| instance.state == InstanceState::Ready);

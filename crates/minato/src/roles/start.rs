@@ -35,6 +35,7 @@ pub(super) struct Started {
     pub(super) edge: Edge,
     pub(super) control: Control,
     pub(super) api: Api,
+    pub(super) library: Arc<Library>,
     /// Taken away when it is dropped.
     pub(super) token: Posted,
     /// Held until the server ends.
@@ -97,10 +98,10 @@ pub(super) async fn all(config: &Config) -> anyhow::Result<Started> {
         anonymous_push: config.anonymous_push,
         hosts: Vec::new(),
     };
-    let router = control.router().merge(minato_registry::router(library, access));
+    let router = control.router().merge(minato_registry::router(library.clone(), access));
     let posted = Posted::new(config.api, &token)?;
     journal.record(Event::new(now(), "server_started", "the server is ready"));
-    Ok(Started { agent, edge, control, api: Api { listener, router }, token: posted, data })
+    Ok(Started { agent, edge, control, api: Api { listener, router }, library, token: posted, data })
 }
 
 fn control(
