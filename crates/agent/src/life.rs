@@ -170,7 +170,6 @@ fn note_failure(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, fault: &Fau
     let Some(state) = table.releases.get_mut(key) else { return };
     // What never served replaces nothing: the next start is asked for anew.
     state.replacing |= matches!(how, Failed::Ready(_));
-    state.refused = false;
     let wait = state.backoff.failed(failure, how, begun, Instant::now());
     let in_a_row = state.backoff.failing().map_or(0, |failing| failing.in_a_row);
     drop(table);

@@ -295,8 +295,9 @@ fn begin(node: &Node, table: &mut Table, key: &ReleaseKey, start: Start) -> Vec<
 fn change_of_refusal(table: &mut Table, key: &ReleaseKey) -> Option<Option<Refusal>> {
     let refusal = refusal(table, key);
     let state = table.releases.get_mut(key)?;
-    let changed = state.refused != refusal.is_some();
-    state.refused = refusal.is_some();
+    let reason = refusal.as_ref().map(|refusal| (refusal.code, refusal.instance.clone()));
+    let changed = state.refused != reason;
+    state.refused = reason;
     changed.then_some(refusal)
 }
 

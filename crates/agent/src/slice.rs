@@ -221,7 +221,6 @@ async fn prepare(node: Arc<Node>, key: ReleaseKey, release: Arc<Release>) {
             let state = table.releases.get_mut(&key).filter(|state| state.release.hash == release.hash);
             let Some(state) = state else { return };
             state.preparation = preparation;
-            state.refused = state.refused && heals.is_some();
         }
         // A try that fails as the one before it is no news.
         if heals.is_none() || !std::mem::replace(&mut said, true) {

@@ -175,7 +175,7 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
     }
     if let Some(state) = table.releases.get_mut(key) {
         state.backoff.ready();
-        (state.replacing, state.refused) = (false, false);
+        (state.replacing, state.refused) = (false, None);
     }
     drop(table);
     node.signals.changed(&key.service);

@@ -54,8 +54,8 @@ pub(crate) struct ReleaseState {
     pub(crate) backoff: Backoff,
     /// An instance ended by itself, and no other has become ready since.
     pub(crate) replacing: bool,
-    /// The edge was told to answer 503.
-    pub(crate) refused: bool,
+    /// What the edge was told to answer 503 for.
+    pub(crate) refused: Option<(Code, Option<InstanceId>)>,
 }
 
 /// How far a release's root file system is.
@@ -122,7 +122,7 @@ impl ReleaseState {
             preparation: Preparation::Preparing,
             backoff: Backoff::default(),
             replacing: false,
-            refused: false,
+            refused: None,
         }
     }
 }
