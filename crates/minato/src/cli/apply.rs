@@ -120,7 +120,7 @@ async fn wait(client: &Client, app: &AppName, service: &Service, json: bool) -> 
             "failed" => {
                 let why = rollout.reason.unwrap_or_else(|| "no reason was given".to_owned());
                 let message = format!("release {} of {name} was taken back: {why}", service.release);
-                let problem = Problem::new(Code::StartFailed, message)
+                let problem = Problem::new(Code::ReleaseRefused, message)
                     .with_hint(format!("`minato why {name}` tells more; the release before it serves on"));
                 return Err(Failure::Refused(Box::new(problem)));
             }
