@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use minato_model::ids::InstanceId;
+use minato_model::{event::Event as Told, ids::InstanceId};
 use minato_runtime::{
     keeper::{Client, Config, Connection, KeeperError},
     spec::{Ended, Event, Held, Status},
@@ -82,13 +82,14 @@ fn gone(node: &Node) {
         tracing::debug!("keeper ended");
     } else {
         tracing::error!(instances = running.len(), "keeper is gone: its instances are replaced");
+        let reason = "the keeper ended, and all instances with it: they are replaced";
+        let event = Told::new(node.now(), "keeper_gone", reason);
+        node.journal.record(event.with_data(serde_json::json!({ "instances": running.len() })));
     }
     for id in running {
         let end = Ended { instance: id.clone(), status: Status::Signal(9), oom: false, at_ms: node.now().0 };
-        if let Some(record) = node.table().instances.get_mut(&id) {
-            record.findings.push("the keeper was gone, and its instances with it".to_owned());
-        }
         node.order(&id, |orders| {
+            orders.orphaned |= orders.ended.is_none();
             orders.ended.get_or_insert(end);
         });
     }

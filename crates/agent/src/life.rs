@@ -150,7 +150,12 @@ pub(crate) async fn live(node: Arc<Node>, birth: Birth) {
         }
         Stop::Ended(end) => {
             node.routing.withdraw(&id).await;
-            let fault = fault_of(&end);
+            let orphaned = orders.borrow().orphaned;
+            let fault = if orphaned {
+                Fault::new(Code::NodeFault, "the keeper ended, and all instances with it")
+            } else {
+                fault_of(&end)
+            };
             note_failure(&node, &id, &key, &fault, how);
             finish(&node, &id, &key, Some(fault), Some(end)).await;
         }

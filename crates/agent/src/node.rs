@@ -255,6 +255,8 @@ fn view(
     let startable = state.is_some_and(|state| {
         matches!(state.preparation, Preparation::Prepared(_)) && state.backoff.waits(now).is_zero()
     });
+    // One that is out of routing is as good as gone: what starts now takes its place.
+    let unhealthy = table.of_release(key).any(|record| matches!(record.phase, Phase::Unhealthy { .. }));
     let candidates = table.of_release(key).filter(|record| record.orders.borrow().drain.is_none());
     let instances = candidates.filter_map(|record| {
         let ready = match record.phase {
@@ -270,7 +272,7 @@ fn view(
         load,
         woken,
         startable: startable && keeper,
-        replacing: state.is_some_and(|state| state.replacing),
+        replacing: unhealthy || state.is_some_and(|state| state.replacing),
         tick,
         instances: instances.collect(),
     }

@@ -111,6 +111,8 @@ pub(crate) struct Orders {
     pub(crate) hurry: bool,
     /// It ended.
     pub(crate) ended: Option<Ended>,
+    /// It ended because the keeper did.
+    pub(crate) orphaned: bool,
     /// Counts how often the edge found it suspicious.
     pub(crate) suspected: u32,
 }

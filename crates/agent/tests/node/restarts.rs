@@ -82,7 +82,7 @@ fn without_a_keeper_all_is_started_anew() {
         let after = ground.until("replaced", other).await;
         assert!(get(&after, "/index.html").await.contains("hello"));
         let life = minato_model::node::NodeView::life(&*agent, &before.instance).await.unwrap();
-        assert_eq!(life.findings, ["the keeper was gone, and its instances with it"]);
+        assert_eq!(life.instance.reason, "the keeper ended, and all instances with it");
         agent.stop(true).await;
         // Its parent is the machine's first process now, which reaps it when it likes.
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
