@@ -1,7 +1,10 @@
 //! Making the parts, in the order in which they need each other. What can be refused without touching
 //! the kernel is refused first.
 
-use std::{net::TcpListener, sync::Arc};
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, bail};
 use axum::Router;
@@ -15,7 +18,7 @@ use minato_model::{
     network::AddressPlan,
     node::NodeRecord,
 };
-use minato_network::{NodeId8, NodeNetwork};
+use minato_network::{EnsureError, NodeId8, NodeNetwork};
 use minato_registry::Library;
 use minato_state::{State, Write, sqlite};
 
@@ -28,6 +31,9 @@ use super::{
     token::{self, Posted},
 };
 use crate::config::Config;
+
+/// Ranges that are tried for a network that nobody configured.
+const RANGES_TRIED: u32 = 20;
 
 /// The parts of a running server.
 pub(super) struct Started {
@@ -131,16 +137,10 @@ fn control(
 /// The network that is configured, that was chosen before, or that is free; put in force.
 fn network(config: &Config, data: &DataDirectory, id: NodeId8) -> anyhow::Result<NodeNetwork> {
     let known = data.network()?;
-    let plan = match config.network.or(known) {
-        Some(base) => AddressPlan::new(base),
-        None => minato_network::choose_range()?,
-    };
-    let network = NodeNetwork { id, plan };
-    let node = minato_network::Node::ensure(&network).with_context(|| {
-        format!("the network {}/16 can't be made; --network chooses another", plan.base())
-    })?;
-    if known != Some(plan.base()) {
-        data.set_network(plan.base())?;
+    let node = ensure(config.network, known, id)?;
+    let network = *node.network();
+    if known != Some(network.plan.base()) {
+        data.set_network(network.plan.base())?;
     }
     if node.forwarding_turned_on() {
         tracing::warn!("net.ipv4.ip_forward was off; it is on now, and stays on");
@@ -151,6 +151,31 @@ fn network(config: &Config, data: &DataDirectory, id: NodeId8) -> anyhow::Result
         Err(error) => tracing::debug!(%error, "it isn't known whether forwarding is blocked"),
     }
     Ok(network)
+}
+
+/// Puts a network in force. One that nobody configured makes way for another node's that has its range:
+/// both may have chosen it at the same moment, or this one's was given back while it was stopped.
+fn ensure(
+    configured: Option<Ipv4Addr>,
+    known: Option<Ipv4Addr>,
+    id: NodeId8,
+) -> anyhow::Result<minato_network::Node> {
+    let mut base = configured.or(known);
+    for _ in 1..RANGES_TRIED {
+        let plan = base.map_or_else(minato_network::choose_range, |base| Ok(AddressPlan::new(base)))?;
+        match minato_network::Node::ensure(&NodeNetwork { id, plan }) {
+            Err(EnsureError::RangeTaken { base: taken, by }) if configured.is_none() => {
+                tracing::warn!("the network {taken}/16 is another's ({by}); another is chosen");
+                base = None;
+            }
+            ensured => {
+                return ensured.with_context(|| {
+                    format!("the network {}/16 can't be made; --network chooses another", plan.base())
+                });
+            }
+        }
+    }
+    bail!("each network that was free was taken before it could be claimed; --network chooses one")
 }
 
 /// The host's name and the id's beginning: two nodes of one machine differ.
