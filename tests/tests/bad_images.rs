@@ -243,8 +243,7 @@ fn links_and_whiteouts_stay_within_the_image() {
     std::fs::write(&target, "the host's own").unwrap();
     let folder = host.path().to_str().unwrap();
     // Absolute links mean the image's root: what is written or removed behind them is the image's.
-    let lower =
-        busybox().symlink("www/out", folder).symlink("www/etc", "/etc").file("etc/motd", b"image\n");
+    let lower = busybox().symlink("www/out", folder).symlink("www/etc", "/etc").file("etc/motd", b"image\n");
     let upper = Layer::default()
         .file("www/out/kept", b"the image's")
         .file("www/out/.wh.gone", b"")
@@ -315,7 +314,11 @@ fn a_blob_that_the_disk_changed_is_found_and_mended_by_a_push() {
     oci::push(&server, "bad/web", "1", &layers);
     until("the mended image to be served", || {
         let answer = server.ask("bad.localhost", "/");
-        if answer.status == 200 { Ok(()) } else { Err(format!("{} {}", answer.text(), server.why("bad/web"))) }
+        if answer.status == 200 {
+            Ok(())
+        } else {
+            Err(format!("{} {}", answer.text(), server.why("bad/web")))
+        }
     });
 
     // One that is shorter than it was is seen by the plan already.
