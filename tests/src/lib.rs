@@ -4,10 +4,13 @@
 //! Everything that a test makes is gone after it, whether it passed or not.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails here")]
 
+pub mod clients;
+pub mod debian;
 pub mod http;
 pub mod images;
 pub mod kernel;
 pub mod oci;
+pub mod programs;
 pub mod sample;
 pub mod wire;
 
@@ -17,6 +20,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -116,9 +120,14 @@ pub fn run(command: &mut Command) -> Said {
     }
 }
 
-/// A free port on loopback, as far as that can be known.
+/// A free port on loopback, as far as that can be known: none of those that clients get for themselves.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).take(10_000);
+    // Tests that run beside this one in other processes begin elsewhere.
+    let mut ports = ports.map(|next| 20_000 + (std::process::id() * 97 + next) % 12_000);
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.find_map(|port| u16::try_from(port).ok().filter(free)).unwrap()
 }
 
 /// A server under test.

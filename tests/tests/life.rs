@@ -182,7 +182,11 @@ fn a_keeper_that_dies_takes_its_instances_along_and_is_replaced() {
     let answered = until("an answer after it", || {
         let answer = server.ask("app.localhost", "/");
         let fresh = before.iter().all(|id| !answer.text().contains(id.as_str().unwrap()));
-        if answer.status == 200 && fresh { Ok(answer) } else { Err(format!("{}{}", answer.head, answer.text())) }
+        if answer.status == 200 && fresh {
+            Ok(answer)
+        } else {
+            Err(format!("{}{}", answer.head, answer.text()))
+        }
     });
     assert_eq!(answered.status, 200);
     until("the replacements", || match ready(&server).len() {
@@ -317,4 +321,24 @@ fn stop_keep_leaves_instances_running() {
     assert!(server.stop().success());
     serve(server.data(), &["--clean"]).ok();
     clean(server.data());
+}
+
+#[test]
+fn nodes_of_one_machine_never_take_the_same_network() {
+    let network = |server: &Server| std::fs::read_to_string(server.data().join("network")).unwrap();
+    // All at once, each with a data directory of its own.
+    let starting: Vec<_> = (0..4).map(|_| std::thread::spawn(Server::start)).collect();
+    let mut servers: Vec<Server> = starting.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let networks: std::collections::BTreeSet<_> = servers.iter().map(network).collect();
+    assert_eq!(networks.len(), servers.len(), "{networks:?}");
+    // What a stopped node had may have gone to another meanwhile: it takes another one then.
+    let mut stopped = servers.remove(0);
+    let had = network(&stopped);
+    assert!(stopped.stop().success());
+    let base = had.trim().to_owned();
+    let heir = Server::start_with(&["--network", &base]);
+    assert_eq!(network(&heir), had);
+    stopped.spawn(&[]);
+    assert_ne!(network(&stopped), had);
+    assert_eq!(minato_tests::http::get(stopped.http, "nobody.localhost", "/").unwrap().status, 404);
 }

@@ -115,8 +115,19 @@ fn json_has_the_shapes_of_the_contract() {
     let mut fields = keys(instance);
     fields.sort_unstable();
     let mut expected = vec![
-        "id", "app", "service", "release", "image", "state", "reason", "address", "node", "pid", "started_at",
-        "requests", "in_flight",
+        "id",
+        "app",
+        "service",
+        "release",
+        "image",
+        "state",
+        "reason",
+        "address",
+        "node",
+        "pid",
+        "started_at",
+        "requests",
+        "in_flight",
     ];
     expected.sort_unstable();
     assert_eq!(fields, expected);
@@ -152,7 +163,8 @@ fn json_has_the_shapes_of_the_contract() {
         assert!(serde_json::from_str::<Value>(line).unwrap()["text"].is_string());
     }
     // What fails is JSON as well.
-    for (words, status) in [(&["why", "nothing", "--json"][..], 1), (&["plan", "/nowhere.toml", "--json"], 2)] {
+    for (words, status) in [(&["why", "nothing", "--json"][..], 1), (&["plan", "/nowhere.toml", "--json"], 2)]
+    {
         let said = server.minato(words);
         assert_eq!(said.code(), status, "{said:?}");
         let error = &said.json()["error"];

@@ -83,6 +83,7 @@ fn answer(target: &str) -> String {
             (0..number).for_each(|n| println!("{n} {line}"));
         }
         "/exit" => std::process::exit(i32::try_from(number).unwrap_or(1)),
+        "/abort" => std::process::abort(),
         "/eat" => eat(),
         _ => {}
     }
