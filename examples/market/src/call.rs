@@ -81,7 +81,10 @@ async fn send<T: DeserializeOwned>(
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-#[expect(clippy::disallowed_methods, reason = "it ends with the connection, and its error reaches the request too")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it ends with the connection, and its error reaches the request too"
+)]
 async fn exchange(
     host: &str,
     method: Method,
