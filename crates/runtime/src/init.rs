@@ -4,8 +4,10 @@
 //! descriptors, and its memory can't be looked into from inside the instance.
 
 use std::{
+    ffi::CStr,
     io,
     net::Ipv4Addr,
+    ops::Range,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
@@ -40,6 +42,8 @@ pub(crate) struct Inherited<'a> {
     pub tasks: Vec<OwnedFd>,
     /// What it looks like inside.
     pub inside: Inside<'a>,
+    /// Where its copy of the keeper's arguments is.
+    pub arguments: Range<usize>,
     /// The filter of system calls.
     pub filter: &'a mut [sock_filter],
 }
@@ -53,6 +57,9 @@ pub(crate) struct Inside<'a> {
     pub hostname: &'a str,
     pub scratch: u64,
 }
+
+/// What the init is called, in lists of processes.
+const NAME: &CStr = c"minato-init";
 
 /// What the keeper says to the child: its ids are mapped; its link is there.
 pub(crate) const MAPPED: &[u8] = b"mapped";
@@ -115,7 +122,9 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
 
 /// The child's whole life before a program takes its place, or after which it ends.
 pub(crate) fn run(inherited: Inherited<'_>) -> ! {
-    let Inherited { keeper, control, output, tasks, inside, filter } = inherited;
+    let Inherited { keeper, control, output, tasks, inside, arguments, filter } = inherited;
+    // They tell where the node's data is, and everybody inside may read them.
+    sys::hide_arguments(&arguments, NAME.to_bytes());
     let mut keep = vec![keeper.as_raw_fd(), control.as_raw_fd()];
     keep.extend(output.iter().chain(&tasks).map(AsRawFd::as_raw_fd));
     sys::close_all_but(&mut keep);
@@ -155,7 +164,7 @@ fn park(
     set_thread_groups(&[]).during("become root inside")?;
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).during("become root inside")?;
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).during("become root inside")?;
-    rustix::thread::set_name(c"minato-init").during("take a name")?;
+    rustix::thread::set_name(NAME).during("take a name")?;
     // Its memory is a copy of the keeper's.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("hide its memory")?;
     sys::unshare_cgroups().during("make the control group namespace")?;

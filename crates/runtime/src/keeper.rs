@@ -141,7 +141,8 @@ fn prepare(data: &Path, id: &str) -> Result<Option<(serve::Keeper, OwnedFd)>, (&
     let filter = seccomp::compile().map_err(at("the filter of system calls"))?;
     let ends = ends::Ends::open(&folder.join("ended")).map_err(at("its list of ends"))?;
     let listener = listen_in(&folder).map_err(at("its socket"))?;
-    let ground = children::Ground { parent, id: node, filter };
+    let arguments = children::arguments().map_err(at("its own arguments"))?;
+    let ground = children::Ground { parent, id: node, filter, arguments };
     let keeper = serve::Keeper::new(listener, &folder.join("socket"), ends, taken, ground);
     Ok(Some((keeper.map_err(at("its loop"))?, lock)))
 }

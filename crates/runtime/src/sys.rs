@@ -5,6 +5,7 @@
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_ulong},
     io,
+    ops::Range,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
 };
@@ -104,6 +105,16 @@ fn close_range(first: u32, last: u32) {
 pub(crate) fn duplicate_onto(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     // SAFETY: whoever uses a standard stream expects that it may stand for something else.
     check(unsafe { libc::dup2(fd.as_raw_fd(), target) }).map(drop)
+}
+
+/// Writes `name` over the arguments of this process, which `/proc/<pid>/cmdline` shows to whoever may
+/// look: `place` is where the kernel put them. A parent's own are another copy.
+pub(crate) fn hide_arguments(place: &Range<usize>, name: &[u8]) {
+    for (address, byte) in place.clone().zip(name.iter().copied().chain(std::iter::repeat(0))) {
+        // SAFETY: the kernel says that these are this process' arguments; nothing refers to them but the
+        // standard library's list, which is read as strings with an end: they become empty ones.
+        unsafe { ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(byte) };
+    }
 }
 
 /// Makes a control group namespace whose root is where the process is now.

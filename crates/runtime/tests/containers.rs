@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "containers/attempts.rs"]
+mod attempts;
 #[path = "containers/ends.rs"]
 mod ends;
 #[path = "containers/ground.rs"]

@@ -70,7 +70,8 @@ fn limit(files: u32) -> Result<(), Broken> {
     let ceiling = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let files = Some(u64::from(files).min(ceiling));
     setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files }).during("limit open files")?;
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).during("forbid core dumps")
+    // Where the host hands dumps to a program, 0 would be no limit; 1 is, and no file is that small.
+    setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).during("forbid core dumps")
 }
 
 /// Process 1: passes signals on and reaps, until the program has ended.

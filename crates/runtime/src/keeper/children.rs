@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::Range,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -66,6 +67,8 @@ pub(super) struct Ground {
     pub parent: Parent,
     pub id: minato_network::NodeId8,
     pub filter: Vec<sock_filter>,
+    /// Where the keeper's own arguments are in its memory, and in each child's.
+    pub arguments: Range<usize>,
 }
 
 impl Child {
@@ -112,6 +115,7 @@ impl Child {
                     hostname: &spec.hostname,
                     scratch: spec.scratch,
                 },
+                arguments: ground.arguments.clone(),
                 filter: &mut ground.filter,
             }),
             Forked::Parent(pid, pidfd) => {
@@ -218,9 +222,22 @@ fn equip(
     Ok(Handles { control, user_namespace, network_namespace })
 }
 
-/// When a process started, in clock ticks since boot: the 22nd field, counted after the name, which
-/// may hold anything.
+/// Where the kernel put this process' arguments.
+pub(super) fn arguments() -> io::Result<Range<usize>> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let place = |number: usize| field(&stat, number)?.parse().ok();
+    match (place(48), place(49)) {
+        (Some(start), Some(end)) if start > 0 => Ok(start..end),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// When a process started, in clock ticks since boot.
 fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, 22)?.parse().ok()
+}
+
+/// A field of `stat` by its number in the manual, counted from after the name, which may hold anything.
+fn field(stat: &str, number: usize) -> Option<&str> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(number - 3)
 }
