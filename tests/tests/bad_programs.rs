@@ -311,11 +311,11 @@ fn one_that_logs_without_end_fills_no_disk_and_stops_nobody() {
     assert_eq!(server.ask("noise.localhost", "/").status, 200);
     apply(&server, "endless", "httpd -p 8080 -h /www; exec dd if=/dev/zero bs=65536", "");
     assert_eq!(server.ask("endless.localhost", "/").status, 200);
+    until("noise to be logged", || match logged(&server, "noise") {
+        0 => Err(server.why("noise/web")),
+        _ => Ok(()),
+    });
     for app in ["noise", "endless"] {
-        until("something to be logged", || match logged(&server, app) {
-            0 => Err("nothing".to_owned()),
-            _ => Ok(()),
-        });
         server.minato(&["logs", "-n", "2", &format!("{app}/web")]).ok();
         server.minato(&["logs", "-n", "2", "--json", &format!("{app}/web")]).ok();
         assert!(logged(&server, app) <= 18 << 20);
