@@ -1,5 +1,5 @@
 //! The life of a server: ready, stopped, killed, started again, cleaned away.
-#![expect(clippy::print_stdout, reason = "measured times are shown")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails here")]
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -341,4 +341,43 @@ fn nodes_of_one_machine_never_take_the_same_network() {
     stopped.spawn(&[]);
     assert_ne!(network(&stopped), had);
     assert_eq!(minato_tests::http::get(stopped.http, "nobody.localhost", "/").unwrap().status, 404);
+}
+
+/// The time that a process has had of a processor, in hundredths of a second.
+fn processor_time(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // Behind the name, which may hold anything: the 12th and 13th word.
+    let words: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
+    [words[11], words[12]].iter().map(|word| word.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "doing nothing is measured over a time")]
+fn ten_services_at_zero_cost_next_to_nothing() {
+    let server = sample::server();
+    let one = |number| {
+        let host = format!("s{number}.localhost");
+        format!(
+            "[services.s{number}]\nimage = \"app/sample:1\"\nhosts = [\"{host}\"]\ninit = true\n\
+                 [services.s{number}.scale]\nidle = \"1s\"\n"
+        )
+    };
+    let services: String = (0..10).map(one).collect();
+    server.apply(&format!("app = \"app\"\n{services}"));
+    for number in 0..10 {
+        assert_eq!(server.ask(&format!("s{number}.localhost"), "/").status, 200);
+    }
+    until("all to be at rest", || match server.count("app", "ready") + server.count("app", "draining") {
+        0 => Ok(()),
+        left => Err(format!("{left} run")),
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    let keeper = keeper(server.data()).as_raw_nonzero().get().unsigned_abs();
+    let used = || processor_time(server.pid()) + processor_time(keeper);
+    let before = used();
+    let seconds = 6;
+    std::thread::sleep(Duration::from_secs(seconds));
+    let used = used() - before;
+    println!("{} % of a core", used as f64 / seconds as f64);
+    assert!(used <= seconds, "{used} hundredths of a second in {seconds} s: more than 1 % of a core");
 }

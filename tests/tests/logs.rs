@@ -1,4 +1,5 @@
 //! What instances write, and how they end.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails here")]
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -17,13 +17,13 @@ fn main() {
     println!("sample {} begins", variable("VERSION"));
     if let Ok(status) = variable("EXIT_AT_ONCE").parse() {
         eprintln!("it was told to end with {status}");
-        std::process::exit(status);
+        exit(status);
     }
     pause(variable("BEGIN_AFTER_MS").parse().unwrap_or(0));
     let port = variable("PORT").parse().unwrap_or(8080);
     let Ok(listener) = TcpListener::bind(("0.0.0.0", port)) else {
         eprintln!("port {port} can't be had");
-        std::process::exit(1);
+        exit(1);
     };
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || drop(serve(stream)));
@@ -70,6 +70,11 @@ fn serve(stream: TcpStream) -> io::Result<()> {
     }
 }
 
+#[expect(clippy::exit, reason = "ending with a status is what is asked for")]
+fn exit(status: i32) -> ! {
+    std::process::exit(status)
+}
+
 /// Does what the path says, and says who did it.
 fn answer(target: &str) -> String {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -82,7 +87,7 @@ fn answer(target: &str) -> String {
             let line = "x".repeat(1_000);
             (0..number).for_each(|n| println!("{n} {line}"));
         }
-        "/exit" => std::process::exit(i32::try_from(number).unwrap_or(1)),
+        "/exit" => exit(i32::try_from(number).unwrap_or(1)),
         "/abort" => std::process::abort(),
         "/eat" => eat(),
         _ => {}
@@ -96,6 +101,7 @@ fn eat() {
     let mut eaten = Vec::new();
     loop {
         eaten.push(vec![1_u8; 1 << 20]);
+        std::hint::black_box(&eaten);
     }
 }
 
