@@ -34,6 +34,8 @@ pub(super) struct Child {
     pub output: Output,
     pub state: State,
     pub tag: Vec<u8>,
+    /// Its output isn't read for a while: it wrote too much.
+    pub rests: bool,
     group: Group,
     cgroup: String,
     /// How the program ended, as its init told.
@@ -81,7 +83,20 @@ impl Child {
         let cgroup = ground.parent.relative(instance);
         match Self::fork(ground, call, spec, door) {
             Ok((spec, pid, pidfd, line, output, state)) => {
-                Ok(Self { spec, pid, pidfd, line, output, state, tag: Vec::new(), group, cgroup, told: None })
+                let tag = Vec::new();
+                Ok(Self {
+                    spec,
+                    pid,
+                    pidfd,
+                    line,
+                    output,
+                    state,
+                    tag,
+                    rests: false,
+                    group,
+                    cgroup,
+                    told: None,
+                })
             }
             Err(failure) => {
                 group.remove();

@@ -1,5 +1,6 @@
 //! What an instance writes goes from its pipes into two log files of bounded size. A full disk costs
-//! lines, which are counted; it never blocks the program.
+//! lines, which are counted; it never blocks the program. One that writes faster than it is allowed
+//! to waits at its full pipe, so that it costs neither a core nor the others' time.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,6 +21,11 @@ use crate::logs::TEXT_MAX;
 
 /// How much of one pipe is read before others have their turn: what a pipe holds.
 const TURN: usize = 64 * 1024;
+/// The turns that empty any pipe: a program can make it hold a megabyte.
+const TURNS_MAX: usize = (1 << 20) / TURN + 1;
+/// What an instance may log in a second, and at once, in bytes: its files are full in seconds even so.
+const RATE: u32 = 8 << 20;
+const BURST: u32 = 4 << 20;
 
 /// Whose line it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +34,33 @@ pub(super) enum Stream {
     Stderr,
 }
 
+pub(super) const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+/// What a look at a pipe came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Something,
+    /// Nothing is there now.
+    Nothing,
+    /// There will be no more.
+    End,
+}
+
 /// The keeper's ends of an instance's pipes, and its log.
 #[derive(Debug)]
 pub(super) struct Output {
     stdout: Source,
     stderr: Source,
     log: Log,
+    allowance: Allowance,
+}
+
+/// What an instance may still log; below zero is what it has to wait for.
+#[derive(Debug)]
+struct Allowance {
+    left: i64,
+    /// The monotonic time of this, in nanoseconds.
+    at: u64,
 }
 
 #[derive(Debug)]
@@ -43,6 +70,8 @@ struct Source {
     partial: Vec<u8>,
     /// The rest of this line is dropped.
     cut: bool,
+    /// There will be no more.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -64,51 +93,68 @@ impl Output {
         // A file holds some lines at least, whatever is asked for.
         let max = max.max(4 * TEXT_MAX as u64);
         let log = Log { path: path.to_owned(), max, file: None, size: 0, line: 0, last_ms: 0, dropped: 0 };
-        Ok((Self { stdout, stderr, log }, [stdout_end, stderr_end]))
+        let allowance = Allowance { left: i64::from(BURST), at: 0 };
+        Ok((Self { stdout, stderr, log, allowance }, [stdout_end, stderr_end]))
     }
 
-    /// The pipe of a stream, to wait for.
-    pub(super) fn pipe(&self, stream: Stream) -> BorrowedFd<'_> {
-        match stream {
-            Stream::Stdout => self.stdout.pipe.as_fd(),
-            Stream::Stderr => self.stderr.pipe.as_fd(),
-        }
-    }
-
-    /// Takes what is there, one turn's worth; `false`: there will be no more.
-    pub(super) fn read(&mut self, stream: Stream, now_ms: i64) -> bool {
+    /// The pipe of a stream, to wait for; `None`: there will be no more.
+    pub(super) fn pipe(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
         let source = match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        };
+        (!source.ended).then(|| source.pipe.as_fd())
+    }
+
+    fn source(&mut self, stream: Stream) -> &mut Source {
+        match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
-        };
-        let mut buffer = vec![0; TURN];
-        match rustix::io::read(&source.pipe, &mut buffer) {
-            Ok(0) => false,
-            Ok(length) => {
-                self.log.begin(now_ms);
-                let mut records = Vec::with_capacity(length + length / 2);
-                source.split(&buffer[..length], |text, cut| self.log.record(&mut records, stream, text, cut));
-                self.log.write(&records);
-                true
-            }
-            Err(error) => matches!(error, rustix::io::Errno::AGAIN | rustix::io::Errno::INTR),
         }
+    }
+
+    /// Takes what is there, one turn's worth.
+    pub(super) fn read(&mut self, stream: Stream, now_ms: i64) -> Taken {
+        let mut buffer = [0; TURN];
+        let length = match rustix::io::read(&self.source(stream).pipe, &mut buffer) {
+            Ok(0) => return Taken::End,
+            Ok(length) => length,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Taken::Nothing,
+            Err(_) => return Taken::End,
+        };
+        self.log.begin(now_ms);
+        let mut records = Vec::with_capacity(length + length / 2);
+        let (source, log) = match stream {
+            Stream::Stdout => (&mut self.stdout, &mut self.log),
+            Stream::Stderr => (&mut self.stderr, &mut self.log),
+        };
+        source.split(&buffer[..length], |text, cut| log.record(&mut records, stream, text, cut));
+        log.write(&records);
+        // Short lines cost more than their bytes, and a line that is cut no less than its own.
+        self.allowance.spend(records.len().max(length));
+        Taken::Something
+    }
+
+    /// There will be no more of this stream.
+    pub(super) fn end(&mut self, stream: Stream) {
+        self.source(stream).ended = true;
+    }
+
+    /// How long, in nanoseconds, nothing is to be read because too much was; `now` is monotonic.
+    pub(super) fn rest(&mut self, now: u64) -> Option<u64> {
+        self.allowance.rest(now)
     }
 
     /// Takes the rest after every process of the instance has ended.
     pub(super) fn finish(&mut self, now_ms: i64) {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            // A pipe holds at most a megabyte, and nobody can write to it any more.
-            for _ in 0..32 {
-                let before = self.log.line;
-                if !self.read(stream, now_ms) || before == self.log.line {
+        for stream in STREAMS {
+            // Nobody can write to it any more.
+            for _ in 0..TURNS_MAX {
+                if self.read(stream, now_ms) != Taken::Something {
                     break;
                 }
             }
-            let source = match stream {
-                Stream::Stdout => &mut self.stdout,
-                Stream::Stderr => &mut self.stderr,
-            };
+            let source = self.source(stream);
             let (text, cut) = (std::mem::take(&mut source.partial), source.cut);
             if !text.is_empty() {
                 let mut records = Vec::new();
@@ -119,12 +165,27 @@ impl Output {
     }
 }
 
+impl Allowance {
+    fn spend(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Adds what time has given, and says how long to wait until there is enough for a turn.
+    fn rest(&mut self, now: u64) -> Option<u64> {
+        let gained = u128::from(now.saturating_sub(self.at)) * u128::from(RATE) / 1_000_000_000;
+        self.left = self.left.saturating_add(i64::try_from(gained).unwrap_or(i64::MAX)).min(i64::from(BURST));
+        self.at = now;
+        let lacking = TURN as u64 + self.left.unsigned_abs();
+        (self.left < 0).then(|| lacking.saturating_mul(1_000_000_000) / u64::from(RATE))
+    }
+}
+
 fn source(owner: u32) -> io::Result<(Source, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     // The program's end blocks, as programs expect; only this end doesn't.
     rustix::io::ioctl_fionbio(&read, true)?;
     fchown(&write, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
-    Ok((Source { pipe: read, partial: Vec::new(), cut: false }, write))
+    Ok((Source { pipe: read, partial: Vec::new(), cut: false, ended: false }, write))
 }
 
 impl Source {
@@ -159,7 +220,8 @@ impl Log {
             Stream::Stderr => 'e',
         };
         let text = text.strip_suffix(b"\r").unwrap_or(text);
-        to.extend_from_slice(format!("{} {} {letter} ", self.line, self.last_ms).as_bytes());
+        // Writing to memory can't fail.
+        write!(to, "{} {} {letter} ", self.line, self.last_ms).ok();
         if cut {
             to.extend_from_slice(&text[..text.len().min(TEXT_MAX - "…".len())]);
             to.extend_from_slice("…".as_bytes());

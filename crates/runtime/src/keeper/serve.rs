@@ -1,7 +1,7 @@
 //! The keeper's loop: one thread, never blocked by anyone it serves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -18,11 +18,19 @@ use rustix::{
 use super::{
     children::{Child, Ground, State},
     ends::Ends,
-    output::Stream,
+    output::{STREAMS, Stream, Taken as Read},
     protocol::{Failure, Reply, Request, VERSION},
     server::Server,
 };
-use crate::{cgroup::Group, ids::Taken, init::Told};
+use crate::{
+    cgroup::Group,
+    ids::Taken,
+    init::{Told, monotonic},
+};
+
+/// From so many instances on that log more than they may, all of them rest longer: what the keeper
+/// does for logs has a bound of its own.
+const RESTING_FREE: u64 = 8;
 
 /// What is waited for. Packed into the 64 bits that epoll gives back; numbers are never used again,
 /// so that a late event of something gone finds nothing.
@@ -72,6 +80,8 @@ pub(super) struct Keeper {
     children: BTreeMap<u64, Child>,
     numbers: BTreeMap<InstanceId, u64>,
     next: u64,
+    /// Children whose output isn't read until then, in monotonic nanoseconds.
+    resting: BTreeSet<(u64, u64)>,
     /// Control groups that something is still leaving.
     leaving: Vec<Group>,
     ends: Ends,
@@ -98,6 +108,7 @@ impl Keeper {
             children: BTreeMap::new(),
             numbers: BTreeMap::new(),
             next: 1,
+            resting: BTreeSet::new(),
             leaving: Vec::new(),
             ends,
             ids,
@@ -110,11 +121,9 @@ impl Keeper {
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(256);
         while !(self.ending && self.children.is_empty() && self.leaving.is_empty()) {
-            // Control groups that are being left are looked at again soon.
-            let soon = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-            let timeout = (!self.leaving.is_empty()).then_some(&soon);
+            let timeout = self.patience();
             events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 result => result?,
             };
@@ -122,6 +131,7 @@ impl Keeper {
                 self.handle(Token::unpack(event.data), event.flags);
             }
             self.leaving.retain(|group| !group.remove());
+            self.read_again();
         }
         self.ground.parent.leave();
         drop(std::fs::remove_file(&self.socket_path));
@@ -129,6 +139,16 @@ impl Keeper {
             server.flush_all();
         }
         Ok(())
+    }
+
+    /// How long to wait for events at most.
+    fn patience(&self) -> Option<Timespec> {
+        const SOON: u64 = 5_000_000;
+        let rest = self.resting.first().map(|(due, _)| due.saturating_sub(monotonic()));
+        // Control groups that are being left are looked at again soon.
+        let left = (!self.leaving.is_empty()).then_some(SOON);
+        let wait = std::time::Duration::from_nanos(rest.into_iter().chain(left).min()?);
+        Timespec::try_from(wait).ok()
     }
 
     fn handle(&mut self, token: Token, flags: epoll::EventFlags) {
@@ -259,18 +279,14 @@ impl Keeper {
                 let input = epoll::EventFlags::IN;
                 let watched = self
                     .watch(&child.pidfd, Token::Exit(number), input)
-                    .and_then(|()| self.watch(&child.line, Token::Line(number), input))
-                    .and_then(|()| {
-                        self.watch(child.output.pipe(Stream::Stdout), Token::Stdout(number), input)
-                    })
-                    .and_then(|()| {
-                        self.watch(child.output.pipe(Stream::Stderr), Token::Stderr(number), input)
-                    });
-                if watched.is_err() {
-                    child.kill();
-                }
+                    .and_then(|()| self.watch(&child.line, Token::Line(number), input));
                 self.numbers.insert(instance, number);
                 self.children.insert(number, child);
+                if watched.and_then(|()| self.watch_output(number)).is_err()
+                    && let Some(child) = self.children.get(&number)
+                {
+                    child.kill();
+                }
             }
             Err(failure) => self.tell(&Reply::NotMade { call, failure }, &[], Vec::new()),
         }
@@ -300,11 +316,45 @@ impl Keeper {
     }
 
     fn read(&mut self, number: u64, stream: Stream) {
-        if let Some(child) = self.children.get_mut(&number)
-            && !child.output.read(stream, now_ms())
-        {
-            epoll::delete(&self.epoll, child.output.pipe(stream)).ok();
+        let Some(child) = self.children.get_mut(&number).filter(|child| !child.rests) else { return };
+        if child.output.read(stream, now_ms()) == Read::End {
+            if let Some(pipe) = child.output.pipe(stream) {
+                epoll::delete(&self.epoll, pipe).ok();
+            }
+            child.output.end(stream);
         }
+        let now = monotonic();
+        if let Some(rest) = child.output.rest(now) {
+            child.rests = true;
+            for pipe in STREAMS.iter().filter_map(|stream| child.output.pipe(*stream)) {
+                epoll::delete(&self.epoll, pipe).ok();
+            }
+            let crowd = (self.resting.len() as u64 / RESTING_FREE).max(1);
+            self.resting.insert((now.saturating_add(rest.saturating_mul(crowd)), number));
+        }
+    }
+
+    /// Goes on with those that have rested.
+    fn read_again(&mut self) {
+        while let Some((_, number)) = self.resting.first().filter(|(due, _)| *due <= monotonic()).copied() {
+            self.resting.pop_first();
+            if let Some(child) = self.children.get_mut(&number) {
+                child.rests = false;
+                self.watch_output(number).ok();
+            }
+        }
+    }
+
+    fn watch_output(&self, number: u64) -> io::Result<()> {
+        let Some(child) = self.children.get(&number) else { return Ok(()) };
+        for (stream, token) in
+            [(Stream::Stdout, Token::Stdout(number)), (Stream::Stderr, Token::Stderr(number))]
+        {
+            if let Some(pipe) = child.output.pipe(stream) {
+                self.watch(pipe, token, epoll::EventFlags::IN)?;
+            }
+        }
+        Ok(())
     }
 
     fn exited(&mut self, number: u64) {

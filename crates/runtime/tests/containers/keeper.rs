@@ -106,6 +106,28 @@ fn a_hundred_starts_and_stops_leave_nothing() {
     assert_eq!(children, "");
 }
 
+#[test]
+fn one_that_logs_without_end_waits_and_others_do_not() {
+    let ground = Ground::new();
+    let begun = seconds();
+    let (_, flood) = ground.start(&["sh", "-c", "busybox yes 0123456789012345678901234567890123456789"]);
+    let others: Vec<_> = (0..10).map(|_| ground.run("echo well").0).collect();
+    ground.wait_for_line(&flood, "0123456789012345678901234567890123456789");
+    ground.client().kill(&flood.instance).unwrap();
+    ground.end(&flood.instance);
+    let took = seconds() - begun;
+    assert!(others.iter().all(|text| text == "well\n"), "{others:?}");
+    // 8 MiB a second after the first four, and what the pipe held.
+    let records = minato_runtime::logs::read(&flood.log, minato_runtime::logs::Begin::Tail, 1).unwrap();
+    let written = records[0].line * 41;
+    assert!((written as f64) < (took + 0.7) * f64::from(8 << 20), "{written} bytes in {took} s");
+}
+
+fn seconds() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
+
 /// Whether a process is there and not just waiting to be reaped.
 fn runs(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))

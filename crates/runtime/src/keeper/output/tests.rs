@@ -12,7 +12,7 @@ fn check(folder: &Path, max: u64, pieces: &[&[u8]]) -> Vec<Record> {
     let [stdout, stderr] = ends.map(File::from);
     for (piece, now) in pieces.iter().zip(1..) {
         (&stdout).write_all(piece).unwrap();
-        assert!(output.read(Stream::Stdout, now));
+        while output.read(Stream::Stdout, now) == Taken::Something {}
     }
     drop((stdout, stderr));
     output.finish(0);
@@ -79,4 +79,33 @@ fn what_a_full_disk_costs_is_counted() {
     let records = read(&path, Begin::Tail, 10).unwrap();
     assert_eq!(texts(&records), ["first", "[3 lines were dropped: the log could not be written]", "after"]);
     assert_eq!(records.iter().map(|record| record.line).collect::<Vec<_>>(), [0, 3, 4]);
+}
+
+#[test]
+fn one_that_writes_too_much_rests_until_it_has_paid() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut allowance = Allowance { left: i64::from(BURST), at: 0 };
+    allowance.spend(4 << 20);
+    assert_eq!(allowance.rest(0), None);
+    allowance.spend(8 << 20);
+    let rest = allowance.rest(0).unwrap();
+    assert!(rest > SECOND && rest < SECOND + SECOND / 100, "{rest}");
+    assert_eq!(allowance.rest(rest), None);
+    // What isn't used is not saved up.
+    assert_eq!(allowance.rest(rest + 1000 * SECOND), None);
+    assert_eq!(allowance.left, i64::from(BURST));
+}
+
+#[test]
+fn what_a_full_pipe_held_at_the_end_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.log");
+    let (mut output, [stdout, _stderr]) = Output::new(&path, 1 << 20, 0).unwrap();
+    rustix::pipe::fcntl_setpipe_size(&stdout, 4 * TURN).unwrap();
+    // The first turns hold no line's end.
+    (&File::from(stdout)).write_all(&[&vec![b'x'; 3 * TURN][..], b"\nlast"].concat()).unwrap();
+    output.finish(0);
+    let records = read(&path, Begin::Tail, 10).unwrap();
+    assert_eq!(records.len(), 2);
+    assert_eq!(records[1].text, "last");
 }
