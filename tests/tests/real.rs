@@ -108,7 +108,7 @@ fn python_by_docker() {
     let tar = packages("python3", Made::Extracted);
     let docker = Docker::start();
     let image = format!("{}/real/python:1", server.api);
-    let command = r#"CMD ["/usr/bin/python3","-u","-m","http.server","8000","--directory","/etc"]"#;
+    let command = r#"CMD ["python3","-u","-m","http.server","8000","--directory","/etc"]"#;
     docker.run(&["import", "--change", command, "--change", "EXPOSE 8000", tar.to_str().unwrap(), &image]);
     let said = docker.run(&["push", &image]).stdout;
     let pushed = digest(server.api, "real/python:1");
@@ -127,7 +127,7 @@ fn stock_nginx_by_podman() {
     let tar = packages("nginx-light", Made::Installed);
     let podman = Client::podman();
     let image = format!("{}/real/nginx:1", server.api);
-    let command = r#"CMD ["/usr/sbin/nginx","-g","daemon off;"]"#;
+    let command = r#"CMD ["nginx","-g","daemon off;"]"#;
     let tar = tar.to_str().unwrap();
     podman.run(["import", "--quiet", "--change", command, "--change", "EXPOSE 80", tar, &image]);
     podman.run(["push", "--quiet", "--tls-verify=false", &image]);
