@@ -111,6 +111,8 @@ fn what_isnt_understood_is_refused() {
         (&["ps", "--nope"], "unexpected argument '--nope'"),
         (&["plan"], "<FILES>"),
         (&["logs", "shop"], "write it as app/service"),
+        (&["ps", "shop/web/1"], "neither an app nor app/service"),
+        (&["ps", "Shop!"], "neither an app nor app/service"),
         (&["delete", "Shop!"], "Shop!"),
         (&["build", "/bin/busybox", "-t", "Shop//web"], "no image reference"),
         (&["build", "/bin/busybox", "-t", "other.example/web:1"], "another registry"),
@@ -183,6 +185,14 @@ const WRONG: &[(&str, &str, u32, &str, &str, &str)] = &[
     ("[stores.db]\nkind = \"redis\"", "not_supported", 4, "stores", "stores", ""),
     ("[services.api]\nport = 1", "missing_key", 4, "services.api", "no `image`", "image ="),
     ("port = ", "manifest_syntax", 4, "", "", ""),
+    (
+        "[services.api]\nimage = \"shop/api@sha256:abc\"",
+        "invalid_value",
+        5,
+        "services.api.image",
+        "what follows @ is no digest",
+        "",
+    ),
     ("image = \"other/web:1\"", "manifest_syntax", 4, "", "duplicate", ""),
 ];
 

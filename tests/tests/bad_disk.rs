@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails here")]
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, Write as _},
     path::Path,
     process::{Command, Stdio},
 };
 
-use minato_tests::{Server, images, run, until};
+use minato_tests::{Server, images, program, run, until};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 /// Set in the process that has a mount namespace of its own.
 const INSIDE: &str = "MINATO_TEST_SMALL_DISK";
@@ -64,30 +66,28 @@ fn folder(below: &Path, kib: usize) -> std::path::PathBuf {
     root
 }
 
-#[test]
-fn a_full_disk_refuses_what_is_new_and_keeps_what_is() {
-    if !on_a_small_disk("a_full_disk_refuses_what_is_new_and_keeps_what_is") {
-        return;
-    }
+/// A server on which one service is well, and a folder for what isn't its data.
+fn server() -> (Server, TempDir) {
     let outside = tempfile::tempdir_in("/tmp").unwrap();
-    let mut server = Server::start();
+    let server = Server::start();
     let root = images::busybox(outside.path());
     server.build(&root, "good/web:1", &["--entrypoint", images::HTTPD, "--port", "8080"]);
     server.apply(GOOD);
     assert_eq!(server.ask("good.localhost", "/").status, 200);
-    let root = folder(outside.path(), 8 << 10);
-    let build = [
-        "build",
-        root.to_str().unwrap(),
-        "-t",
-        "good/web:2",
-        "--entrypoint",
-        images::HTTPD,
-        "--port",
-        "8080",
-    ];
+    (server, outside)
+}
 
-    // Pushing: said, and nothing of it stays but what can be gone on with.
+#[test]
+fn an_image_that_doesnt_fit_is_refused_or_waits_for_room() {
+    if !on_a_small_disk("an_image_that_doesnt_fit_is_refused_or_waits_for_room") {
+        return;
+    }
+    let (server, outside) = server();
+    let root = folder(outside.path(), 8 << 10);
+    let root = root.to_str().unwrap();
+    let build = ["build", root, "-t", "good/web:2", "--entrypoint", images::HTTPD, "--port", "8080"];
+
+    // Pushing: said, and no tag comes of it.
     fill(4 << 10);
     let said = server.minato(&build);
     assert_eq!(said.code(), 1, "{said:?}");
@@ -96,11 +96,7 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_is() {
     std::fs::write(&manifest, GOOD.replace("web:1", "web:2")).unwrap();
     let two = manifest.to_str().unwrap();
     let said = server.minato(&["plan", "--json", two]);
-    assert_eq!(
-        (said.code(), &said.json()["error"]["code"]),
-        (1, &"image_missing".into()),
-        "no tag came of it"
-    );
+    assert_eq!((said.code(), &said.json()["error"]["code"]), (1, &"image_missing".into()), "{said:?}");
     assert_eq!(server.ask("good.localhost", "/").status, 200);
     make_room();
     server.minato(&build).ok();
@@ -113,64 +109,89 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_is() {
         if why.contains("no space is left") { Ok(()) } else { Err(why) }
     });
     assert_eq!(server.ask("good.localhost", "/noise").status, 404, "the old release answers");
+    let partial = run(Command::new("find").arg(server.data()).args(["-name", "*.partial"]));
+    assert_eq!(partial.stdout, "", "nothing half-done is left");
     make_room();
-    until("the new release to serve", || match server.ask("good.localhost", "/noise").status {
-        200 => Ok(()),
-        other => Err(format!("{other}: {}", server.why("good/web"))),
-    });
     until("the new release to be stable", || {
         let apps = server.minato(&["status", "--json", "good"]).ok().json();
         let rollout = &apps["apps"][0]["services"][0]["rollout"];
         if rollout["state"] == "stable" { Ok(()) } else { Err(rollout.to_string()) }
     });
+    assert_eq!(server.ask("good.localhost", "/noise").status, 200);
+}
 
-    // Declaring: refused or kept, never in between, and the server lives.
-    fill(0);
-    let mut declared = 0;
-    let mut refused = None;
+/// Declares apps until there is no room; how many were taken, and what was said then.
+fn declare(server: &Server, path: &Path) -> (usize, serde_json::Value) {
     for app in 0..200 {
+        let pad = "x".repeat(60_000);
         let text = format!(
-            "app = \"app{app}\"\n[services.web]\nimage = \"good/web:1\"\nenv = {{ PAD = \"{}\" }}\n",
-            "x".repeat(60_000)
+            "app = \"app{app}\"\n[services.web]\nimage = \"good/web:1\"\nenv = {{ PAD = \"{pad}\" }}\n"
         );
-        let path = outside.path().join("many.toml");
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(path, text).unwrap();
         let said = server.minato(&["apply", "--json", path.to_str().unwrap()]);
         match said.code() {
-            0 => declared += 1,
-            1 => {
-                refused = Some(said.json()["error"].clone());
-                break;
-            }
+            0 => {}
+            1 => return (app, said.json()["error"].clone()),
             code => panic!("{code}: {said:?}"),
         }
     }
-    let refused = refused.unwrap();
-    assert_eq!(refused["code"], "disk_full", "{refused}");
-    assert!(refused["hint"].as_str().unwrap_or_default().contains("make room"), "{refused}");
-    let apps = || server.minato(&["status", "--json"]).ok().json()["apps"].as_array().unwrap().len();
-    assert_eq!(apps(), 1 + declared, "what was acknowledged, and nothing else");
-    assert_eq!(server.ask("good.localhost", "/noise").status, 200);
-    make_room();
-    let path = outside.path().join("many.toml");
-    server.minato(&["apply", path.to_str().unwrap()]).ok();
-    assert_eq!(apps(), 2 + declared);
+    panic!("the disk was never full");
+}
 
-    // What was acknowledged is there after a crash; a start on a full disk is one clear error or works.
+#[test]
+fn what_was_acknowledged_outlives_a_full_disk() {
+    if !on_a_small_disk("what_was_acknowledged_outlives_a_full_disk") {
+        return;
+    }
+    let (mut server, outside) = server();
+    let path = outside.path().join("many.toml");
+    let apps =
+        |server: &Server| server.minato(&["status", "--json"]).ok().json()["apps"].as_array().unwrap().len();
+    fill(0);
+    let (declared, error) = declare(&server, &path);
+    assert_eq!(error["code"], "disk_full", "{error}");
+    assert!(error["hint"].as_str().unwrap_or_default().contains("make room"), "{error}");
+    assert_eq!(apps(&server), 1 + declared, "what was acknowledged, and nothing else");
+    // Starting needs no room.
+    server.minato(&["status"]).ok();
+    let before = server.instances("good/web").remove(0);
+    let pid = before["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).unwrap())).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    until("another instance to answer", || {
+        let ready = server.instances("good/web");
+        let other = ready.iter().any(|one| one["state"] == "ready" && one["id"] != before["id"]);
+        let status = server.ask("good.localhost", "/").status;
+        if other && status == 200 { Ok(()) } else { Err(format!("{status}: {}", server.why("good/web"))) }
+    });
+    make_room();
+    server.minato(&["apply", path.to_str().unwrap()]).ok();
+    assert_eq!(apps(&server), 2 + declared);
+
+    // A start on a full disk works, or says in a line why it doesn't.
     server.kill();
     fill(0);
-    let said = run(Command::new(minato_tests::program())
-        .args(["server", "--clean", "--data"])
-        .arg(server.data())
-        .stderr(Stdio::piped()));
+    let said = run(Command::new(program()).args(["server", "--clean", "--data"]).arg(server.data()));
     assert!(said.stderr.lines().count() <= 2, "{said:?}");
+    let mut start = Command::new(program());
+    start.args(["server", "--data"]).arg(server.data());
+    start.args(["--api", &server.api.to_string(), "--http", &server.http.to_string()]);
+    let mut child = start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if line.starts_with("ready") {
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success());
+    } else {
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        let error = said.lines().find(|line| line.starts_with("error: ")).unwrap();
+        assert!(error.contains("space") || error.contains("full"), "{said}");
+    }
     make_room();
     server.spawn(&["--anonymous-push"]);
-    assert_eq!(
-        server.minato(&["status", "--json"]).ok().json()["apps"].as_array().unwrap().len(),
-        2 + declared
-    );
-    until("the service to answer", || match server.ask("good.localhost", "/noise").status {
+    assert_eq!(apps(&server), 2 + declared);
+    until("the service to answer", || match server.ask("good.localhost", "/").status {
         200 => Ok(()),
         other => Err(other.to_string()),
     });

@@ -61,7 +61,9 @@ async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Respons
     let world = World::read(&*core.state).await?;
     // A service that was deleted may still be asked for what it wrote.
     if !world.services.contains_key(&service) {
-        return Err(Problem::new(Code::NotFound, format!("there is no service `{service}`")).into());
+        let message = format!("there is no service `{service}`");
+        let hint = "`minato status` lists what there is";
+        return Err(Problem::new(Code::NotFound, message).with_hint(hint).into());
     }
     let mut reader = Reader {
         core: Arc::clone(&core),

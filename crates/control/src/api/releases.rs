@@ -59,7 +59,9 @@ async fn list(State(core): Shared, Asked(query): Asked<Query>) -> Answered<Relea
     let service = known(&query.service)?;
     let (items, _) = list_all(&*core.state, &keys::releases_of(&service)).await.map_err(Fault::from)?;
     if items.is_empty() {
-        return Err(Problem::new(Code::NotFound, format!("there is no service `{service}`")).into());
+        let message = format!("there is no service `{service}`");
+        let hint = "`minato status` lists what there is";
+        return Err(Problem::new(Code::NotFound, message).with_hint(hint).into());
     }
     let world = World::read(&*core.state).await?;
     let mut releases = Vec::new();

@@ -1,11 +1,14 @@
 //! `minato ps`: the instances.
 
 use clap::Args;
-use minato_model::inventory::{Instance, InstanceState};
+use minato_model::{
+    ids::{AppName, ServiceName},
+    inventory::{Instance, InstanceState},
+};
 use serde::Deserialize;
 
 use crate::{
-    client::{self, Client},
+    client::Client,
     failure::Failure,
     show::{self, Tone},
 };
@@ -13,10 +16,27 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Only of this APP or APP/SERVICE
-    of: Option<String>,
+    #[arg(value_parser = of)]
+    of: Option<Of>,
     /// Those that ended lately, too
     #[arg(short, long)]
     all: bool,
+}
+
+/// Whose instances.
+#[derive(Debug, Clone)]
+struct Of {
+    app: AppName,
+    service: Option<ServiceName>,
+}
+
+fn of(text: &str) -> Result<Of, String> {
+    let (app, service) = match text.split_once('/') {
+        Some((app, service)) => (app, Some(service.parse())),
+        None => (text, None),
+    };
+    let wrong = |_| format!("`{text}` is neither an app nor app/service");
+    Ok(Of { app: app.parse().map_err(wrong)?, service: service.transpose().map_err(wrong)? })
 }
 
 #[derive(Debug, Deserialize)]
@@ -28,11 +48,9 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
     let client = Client::find()?;
     let mut path = format!("/api/v1/instances?all={}", arguments.all);
     if let Some(of) = &arguments.of {
-        let (app, service) =
-            of.split_once('/').map_or((of.as_str(), None), |(app, service)| (app, Some(service)));
-        path.push_str(&format!("&app={}", client::query(app)));
-        if let Some(service) = service {
-            path.push_str(&format!("&service={}", client::query(service)));
+        path.push_str(&format!("&app={}", of.app));
+        if let Some(service) = &of.service {
+            path.push_str(&format!("&service={service}"));
         }
     }
     let answer: serde_json::Value = client.get(&path).await?;
