@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails here")]
 
 use std::{
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
@@ -94,12 +95,27 @@ fn busybox_by_skopeo() {
     let back = server.data().join("back");
     let to = format!("oci:{}:1", back.display());
     skopeo(&["copy", "--quiet", "--src-tls-verify=false", &there, &to]);
-    let index = |folder: &Path| std::fs::read_to_string(folder.join("index.json")).unwrap();
+    let index = |folder: &Path| fs::read_to_string(folder.join("index.json")).unwrap();
     let pushed = digest(server.api, "real/busybox:1");
     assert!(index(&folder).contains(&pushed), "{pushed} {}", index(&folder));
     assert!(index(&back).contains(&pushed), "{pushed} {}", index(&back));
 
     walk(&server, &manifest("real/busybox:1", ""), "/fstab", "UNCONFIGURED");
+
+    // A second layer, which takes away and replaces what the first one has.
+    let container = buildah.run(["from", "--pull-never", "busybox"]).stdout.trim().to_owned();
+    let etc = PathBuf::from(buildah.run(["mount", &container]).stdout.trim()).join("etc");
+    fs::remove_file(etc.join("fstab")).unwrap();
+    fs::remove_dir_all(etc.join("dpkg")).unwrap();
+    fs::write(etc.join("dpkg"), "a file now").unwrap();
+    buildah.run(["umount", &container]);
+    let there = format!("{}/real/busybox:2", server.api);
+    buildah.run(["commit", "--quiet", "--rm", &container, "second"]);
+    buildah.run(["push", "--quiet", "--tls-verify=false", "second", &there]);
+    server.apply(&manifest("real/busybox:2", ""));
+    for (path, status) in [("/fstab", 404), ("/dpkg", 200), ("/hostname", 200)] {
+        assert_eq!(server.ask("real.localhost", path).status, status, "{path}");
+    }
 }
 
 #[test]

@@ -56,6 +56,9 @@ fn root(server: &Server) -> PathBuf {
         fs::write(folder.join("seed"), format!("seed of {}", folder.file_name().unwrap().display())).unwrap();
         chown(&folder, Some(1000), Some(1000)).unwrap();
     }
+    let program = root.join("srv/work/run");
+    fs::write(&program, "#!/bin/sh\nexec /bin/sh /start.sh \"$@\"\n").unwrap();
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(root.join("data"), fs::Permissions::from_mode(0o750)).unwrap();
     fs::write(root.join("etc/group"), "root:x:0:\nweb:x:1000:\nmore:x:2000:web\n").unwrap();
     // An archive, for buildah gives a folder's files to root.
@@ -113,7 +116,7 @@ fn a_program_finds_what_its_image_says() {
         buildah.run(["push", "--quiet", "--tls-verify=false", &image]);
     }
     let written = "writable = [\"/var/cache\"]\nenv = { GREETING = \"from the manifest\" }";
-    let replaced = "command = [\"/bin/sh\", \"/start.sh\", \"three\"]\nport = 8200";
+    let replaced = "command = [\"./run\", \"three\"]\nport = 80";
     let text = manifest("name", "")
         + &manifest("number", written)
         + &manifest("unknown", replaced)
@@ -153,7 +156,13 @@ fn a_program_finds_what_its_image_says() {
         "/var/cache is written to",
     ];
     holds(&facts("number"), &number);
-    let unknown = ["id: 4321:0 groups: 0", "words: /start.sh three", "port: 8200", "/data is read-only"];
+    let unknown = [
+        "id: 4321:0 groups: 0",
+        "words: /start.sh three",
+        "folder: /srv/work",
+        "port: 80",
+        "/data is read-only",
+    ];
     holds(&facts("unknown"), &unknown);
     holds(
         &facts("root"),
