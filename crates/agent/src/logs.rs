@@ -137,8 +137,12 @@ fn remove_oldest(folder: &Path, running: &BTreeSet<InstanceId>) -> io::Result<()
     for log in logs(folder)? {
         if !running.contains(&log.instance) {
             let older = log.path.with_extension("log.1");
-            let (file, before) =
-                (fs::metadata(&log.path)?, fs::metadata(&older).map_or(0, |file| file.len()));
+            let file = match fs::metadata(&log.path) {
+                // Another sweep was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            let before = fs::metadata(&older).map_or(0, |file| file.len());
             ended.push((file.modified()?, file.len() + before, log.path, older));
         }
     }
