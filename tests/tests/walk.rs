@@ -43,8 +43,12 @@ fn a_request_starts_what_answers_it() {
     let warm = server.ask("hello.localhost", "/");
     assert_eq!((warm.status, warm.header("server-timing")), (200, None));
 
-    let status = server.minato(&["status", "--json", "hello"]).ok().json();
-    assert_eq!(status["apps"][0]["services"][0]["verdict"], "good", "{status}");
+    // What a node reports is in the state a moment later; no start waits for that.
+    until("the verdict", || {
+        assert_eq!(server.ask("hello.localhost", "/").status, 200);
+        let status = server.minato(&["status", "--json", "hello"]).ok().json();
+        if status["apps"][0]["services"][0]["verdict"] == "good" { Ok(()) } else { Err(status.to_string()) }
+    });
     let why = server.why("hello/web");
     for phase in ["taken ", "mounted ", "executed ", "listening "] {
         assert!(why.contains(phase), "{why}");
