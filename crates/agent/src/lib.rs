@@ -179,7 +179,7 @@ fn node(config: Config, deps: Deps) -> Node {
         clock,
         metrics: Metrics::default(),
         signals: Signals::default(),
-        slots: Semaphore::new(2 * cores),
+        slots: Arc::new(Semaphore::new(2 * cores)),
         loops: TaskTracker::new(),
         tasks: TaskTracker::new(),
         over: CancellationToken::new(),

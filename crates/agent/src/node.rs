@@ -50,7 +50,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) signals: Signals,
     /// Starts that go on at the same time, first come first served.
-    pub(crate) slots: Semaphore,
+    pub(crate) slots: Arc<Semaphore>,
     /// What follows, decides and reports.
     pub(crate) loops: TaskTracker,
     /// Instances, and what is done on the side.

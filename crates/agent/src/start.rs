@@ -36,7 +36,12 @@ use crate::{
 const READY_MAX: Duration = Duration::from_secs(60);
 /// Who has listened on loopback only for so long means it.
 const LOOPBACK_MAX: Duration = Duration::from_secs(2);
-/// At first it is looked every millisecond, this long.
+/// The first looks, from the thread that started it: a timer of the runtime is no finer than a
+/// millisecond, and many programs listen before that.
+const FIRST: Duration = Duration::from_millis(10);
+/// The pause between the first two of these; each is half as long again as the one before.
+const FIRST_PAUSE: Duration = Duration::from_micros(100);
+/// Then it is looked every millisecond, this long.
 const EAGER: Duration = Duration::from_millis(100);
 /// Then with pauses of at most this.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
@@ -48,6 +53,7 @@ struct Plan {
     client: Client,
     sandbox: SandboxSpec,
     start: Start,
+    port: u16,
     begun: Instant,
 }
 
@@ -55,7 +61,10 @@ struct Plan {
 struct Launched {
     pid: u32,
     phases: Phases,
+    port: u16,
     probe: Option<Probe>,
+    /// It was seen to listen already.
+    listens: bool,
 }
 
 /// Starts an instance that the table has, until requests go to it.
@@ -69,15 +78,20 @@ pub(crate) async fn start(
     let plan = plan(node, id, key, prepared).map_err(|fault| unmade(node, id, Stop::Fault(fault)))?;
     let (address, begun) = (plan.sandbox.address, plan.begun);
     let slot = tokio::select! {
-        slot = node.slots.acquire() => slot,
+        slot = Arc::clone(&node.slots).acquire_owned() => slot,
         stop = unwanted(orders) => return Err(unmade(node, id, stop)),
     };
     node.routing.introduce(id, &key.service, address);
     let asked_by = node.table().instances.get(id).map(|record| record.asked_by.clone());
     node.record("instance_starting", key, id, "its sandbox is made", json!({ "asked_by": asked_by }));
-    let launched = tokio::task::spawn_blocking(move || launch(plan)).await;
-    // What the program does now takes as long as it takes: others may start.
-    drop(slot);
+    let launching = tokio::task::spawn_blocking(move || {
+        let mut launched = launch(plan)?;
+        // What the program does now takes as long as it takes: others may start.
+        drop(slot);
+        launched.look();
+        Ok(launched)
+    });
+    let launched = launching.await;
     let launched = match launched {
         Ok(Ok(launched)) => launched,
         Ok(Err(NotLaunched::Make(error))) => {
@@ -114,7 +128,15 @@ pub(crate) async fn adopt(
     node.routing.introduce(id, &key.service, address);
     let probe = tokio::task::spawn_blocking(move || open_probe(pid, address)).await.ok().flatten();
     let phases = node.table().instances.get(id).map(|record| record.phases).unwrap_or_default();
-    until_ready(node, id, key, Launched { pid, phases, probe }, Instant::now(), orders).await
+    until_ready(
+        node,
+        id,
+        key,
+        Launched { pid, phases, probe, port: 0, listens: false },
+        Instant::now(),
+        orders,
+    )
+    .await
 }
 
 /// Waits until the instance listens and is well, then lets requests go to it.
@@ -126,14 +148,14 @@ async fn until_ready(
     begun: Instant,
     orders: &mut watch::Receiver<Orders>,
 ) -> Result<(), Stop> {
-    let Launched { pid, mut phases, probe } = launched;
+    let Launched { pid, mut phases, probe, listens, .. } = launched;
     let Some((address, port)) = node.table().instances.get(id).map(|record| (record.address, record.port))
     else {
         return Err(Stop::Fault(Fault::new(Code::NodeFault, "it isn't in the node's table")));
     };
     let deadline = Instant::now() + READY_MAX;
     let Some(probe) = probe else { return Err(vanished(orders).await) };
-    let listening = listening(probe, pid, port, deadline, orders).await;
+    let listening = if listens { Ok(()) } else { listening(probe, pid, port, deadline, orders).await };
     if matches!(&listening, Err(Stop::Fault(fault)) if fault.code == Code::ListensOnLoopback)
         && let Some(record) = node.table().instances.get_mut(id)
     {
@@ -227,7 +249,7 @@ fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> 
         init: spec.init,
         tag: Tag::of(record, &state.release.hash).encode(),
     };
-    Ok(Plan { client: keeper.client, sandbox, start, begun: record.begun })
+    Ok(Plan { client: keeper.client, sandbox, start, port: record.port, begun: record.begun })
 }
 
 enum NotLaunched {
@@ -237,7 +259,7 @@ enum NotLaunched {
 
 /// The part that blocks: some milliseconds.
 fn launch(plan: Plan) -> Result<Launched, NotLaunched> {
-    let Plan { client, sandbox: spec, start, begun } = plan;
+    let Plan { client, sandbox: spec, start, port, begun } = plan;
     let sandbox = client.make(&spec).map_err(NotLaunched::Make)?;
     let taken = begun.elapsed();
     let running = sandbox.start(&start).map_err(NotLaunched::Start)?;
@@ -248,7 +270,29 @@ fn launch(plan: Plan) -> Result<Launched, NotLaunched> {
         executed: since(running.phases.executed),
         listening: None,
     };
-    Ok(Launched { pid: running.pid, phases, probe: open_probe(running.pid, spec.address) })
+    let probe = open_probe(running.pid, spec.address);
+    Ok(Launched { pid: running.pid, phases, port, probe, listens: false })
+}
+
+impl Launched {
+    /// The first looks whether it listens.
+    fn look(&mut self) {
+        let Some(probe) = &mut self.probe else { return };
+        let begun = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        while begun.elapsed() < FIRST {
+            if matches!(probe.look(self.port), Ok(Listening::Yes)) {
+                self.listens = true;
+                return;
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "this thread is a blocking one, for a few milliseconds"
+            )]
+            std::thread::sleep(pause);
+            pause = pause * 3 / 2;
+        }
+    }
 }
 
 /// A look into the network of a process; `None`: the process is gone.

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -54,7 +54,14 @@ pub(crate) fn send(
 
 /// Receives one message; `None`: the other end is closed.
 pub(crate) fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<Option<Message>> {
-    let mut bytes = vec![0; MESSAGE_MAX];
+    // Its length first: the longest would be written over, page by page, for each short one.
+    let length = loop {
+        match recv(&socket, &mut [0; 1], flags | RecvFlags::PEEK | RecvFlags::TRUNC) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => break result?.1,
+        }
+    };
+    let mut bytes = vec![0; length.clamp(1, MESSAGE_MAX)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
@@ -100,4 +107,33 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<(T, &[u8])
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| invalid())?;
     let (head, blob) = rest.split_at_checked(length).ok_or_else(invalid)?;
     Ok((serde_json::from_slice(head).map_err(|_| invalid())?, blob))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_every_length_arrive_whole_with_their_descriptors() {
+        let (one, other) = pair().unwrap();
+        for length in [1, 64, MESSAGE_MAX / 2] {
+            send(&one, &vec![7; length], &[one.as_fd()], SendFlags::empty()).unwrap();
+            let message = receive(&other, RecvFlags::empty()).unwrap().unwrap();
+            assert_eq!((message.bytes, message.fds.len()), (vec![7; length], 1));
+        }
+        let nothing = receive(&other, RecvFlags::DONTWAIT).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        drop(one);
+        assert!(receive(&other, RecvFlags::empty()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_not_well_formed_is_refused() {
+        let text = encode(&"head", b"blob").unwrap();
+        assert_eq!(decode::<String>(&text).unwrap(), ("head".to_owned(), &b"blob"[..]));
+        for bytes in [&b""[..], b"\x01\0\0", b"\xff\xff\xff\xff{}", b"\x02\0\0\0{", b"\x01\0\0\0{"] {
+            assert_eq!(decode::<String>(bytes).unwrap_err().kind(), io::ErrorKind::InvalidData, "{bytes:?}");
+        }
+        assert!(encode(&"", &vec![0; MESSAGE_MAX]).is_err());
+    }
 }

@@ -1,4 +1,5 @@
-//! Ends that nobody has said to know: in memory for the next server, and on disk for the next keeper.
+//! Ends that nobody has said to know: in memory for the next server, and on disk for the next keeper,
+//! where a line is an end, or the id of an instance whose end is known by now.
 
 use std::{
     collections::VecDeque,
@@ -30,8 +31,14 @@ impl Ends {
         let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
         let mut text = Vec::new();
         (&mut file).take(2 * FILE_MAX).read_to_end(&mut text)?;
-        let list = text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-        let mut ends = Self { list: list.collect(), file };
+        let mut ends = Self { list: VecDeque::new(), file };
+        for line in text.split(|&byte| byte == b'\n') {
+            if let Ok(held) = serde_json::from_slice::<Held>(line) {
+                ends.list.push_back(held);
+            } else if let Ok(known) = serde_json::from_slice::<InstanceId>(line) {
+                ends.list.retain(|held| held.instance != known);
+            }
+        }
         ends.shorten();
         ends.write_anew()?;
         Ok(ends)
@@ -63,11 +70,16 @@ impl Ends {
 
     /// Somebody knows this end.
     pub(super) fn forget(&mut self, instance: &InstanceId) {
+        let before = self.list.len();
         self.list.retain(|held| held.instance != *instance);
-        // The file keeps what is known until nothing else is in it: an id means nothing to who knows
-        // its end already.
         if self.list.is_empty() {
             drop(self.file.set_len(0));
+        } else if self.list.len() < before
+            && let Ok(mut line) = serde_json::to_vec(instance)
+        {
+            line.push(b'\n');
+            // What can't be written is told once more by the next keeper.
+            drop(self.file.write_all(&line));
         }
     }
 
@@ -91,5 +103,47 @@ impl Ends {
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
         self.file.write_all(&bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::spec::{Ended, HeldState, Status};
+
+    fn held(id: &str) -> Held {
+        let instance: InstanceId = id.parse().unwrap();
+        let ended = Ended { instance: instance.clone(), status: Status::Exit(1), oom: false, at_ms: 5 };
+        Held {
+            instance,
+            pid: 7,
+            start_time: 9,
+            cgroup: String::new(),
+            address: Ipv4Addr::LOCALHOST,
+            id_range_start: 0,
+            log: "/log".into(),
+            tag: Vec::new(),
+            state: HeldState::Ended(ended),
+        }
+    }
+
+    #[test]
+    fn the_next_keeper_tells_what_nobody_knew_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ended");
+        let mut ends = Ends::open(&path).unwrap();
+        for id in ["a1", "b2", "c3"] {
+            ends.add(held(id));
+        }
+        ends.forget(&"b2".parse().unwrap());
+        // Torn by the keeper's death.
+        ends.file.write_all(b"{\"instance\":\"d4").unwrap();
+        let mut ends = Ends::open(&path).unwrap();
+        assert_eq!(ends.all().cloned().collect::<Vec<_>>(), [held("a1"), held("c3")]);
+        ends.forget(&"a1".parse().unwrap());
+        ends.forget(&"c3".parse().unwrap());
+        assert_eq!(path.metadata().unwrap().len(), 0);
     }
 }
