@@ -276,6 +276,10 @@ fn a_server_that_can_not_be_says_why() {
     refused(data.path(), &["--config", "/nowhere.toml"], 2, &["/nowhere.toml"]);
     assert_eq!(kernel::objects(data.path()), Vec::<String>::new(), "what is refused leaves nothing");
 
+    std::fs::write(data.path().join("state.db"), "no database\n".repeat(1_000)).unwrap();
+    refused(data.path(), &free, 1, &["state"]);
+    assert_eq!(kernel::objects(data.path()), Vec::<String>::new(), "what can't be opened leaves nothing");
+
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(data.path(), open).unwrap();
     let cure = format!("sudo chmod 700 {}", data.path().display());

@@ -68,12 +68,13 @@ pub(super) async fn all(config: &Config) -> anyhow::Result<Started> {
         bail!("{missing}; {}", missing.hint);
     }
     let id = data.node_id()?;
-    let network = network(config, &data, id)?;
     let name = name(&data.id)?;
     let state: Arc<dyn State> = sqlite::Engine::open(&data.path, sqlite::Config::default())?;
     let journal: Arc<dyn Journal> = FileJournal::open(&data.path.join("events"))?;
     let library = Library::open(&data.path.join("registry"), minato_registry::Limits::default())?;
     let token: Arc<str> = token::load(&data.path)?.into();
+    // From here on there is something in the kernel to give back.
+    let network = network(config, &data, id)?;
 
     let late = Late::default();
     let mut edge_config = minato_edge::Config::new(http, Some(network.plan));
