@@ -231,8 +231,32 @@ fn layers_that_reach_out_or_burst_are_refused_and_nothing_escapes() {
     ] {
         taken_back(&server, tag, &[layer.bytes()], "image_refused", says);
     }
-    let trees: Vec<_> = files(&server.data().join("trees"));
-    assert!(trees.iter().all(|path| !path.to_string_lossy().contains(".partial")), "{trees:?}");
+    let all = files(server.data());
+    let partial: Vec<_> = all.iter().filter(|path| path.to_string_lossy().contains(".partial")).collect();
+    assert!(partial.is_empty(), "{partial:?}");
+}
+
+#[test]
+fn a_release_whose_image_is_refused_is_taken_back_and_the_old_one_serves_on() {
+    let server = server();
+    oci::push(&server, "good/web", "2", &[busybox().entry(EntryType::Char, "dev/null", "", b"").bytes()]);
+    let path = server.manifest(&GOOD.replace("web:1", "web:2"));
+    let path = path.to_str().unwrap();
+    let said = server.minato(&["apply", "--wait", path]);
+    assert_eq!(said.code(), 4, "{said:?}");
+    assert!(
+        said.stderr.contains("is a device node") && said.stderr.contains("minato why"),
+        "{}",
+        said.stderr
+    );
+    good(&server);
+    // The same again is refused at once, with what was found.
+    let said = server.minato(&["apply", "--json", path]);
+    assert_eq!((said.code(), &said.json()["error"]["code"]), (4, &"release_refused".into()), "{said:?}");
+    assert!(say(&said.json()["error"]).contains("--retry"), "{}", said.stdout);
+    good(&server);
+    server.apply(GOOD);
+    good(&server);
 }
 
 #[test]
