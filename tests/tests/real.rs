@@ -168,8 +168,10 @@ fn node_by_buildah() {
                    response.end(`from Node.js ${process.version}`)).listen(process.env.PORT)";
     let entrypoint = serde_json::json!(["/usr/bin/node", "-e", program]).to_string();
     buildah.image(&image, &tar, &["--entrypoint", &entrypoint, "--port", "3000"]);
-    buildah.run(["push", "--quiet", "--tls-verify=false", &image]);
-    assert!(digest(server.api, "real/node:1").starts_with("sha256:"));
+    buildah.run(["push", "--quiet", "--tls-verify=false", "--compression-format=zstd", &image]);
+    let there = format!("docker://{image}");
+    let raw = skopeo(&["inspect", "--raw", "--tls-verify=false", &there]).stdout;
+    assert!(raw.contains("tar+zstd"), "{raw}");
     walk(&server, &manifest("real/node:1", ""), "/", "from Node.js v");
 }
 
@@ -210,6 +212,11 @@ fn an_index_gives_this_platforms_image() {
         let there = format!("docker://{}/real/web:{list}", server.api);
         buildah.run(["manifest", "push", "--quiet", "--all", "--tls-verify=false", list, &there]);
     }
+    let podman = Client::podman();
+    let both = format!("{}/real/web:both", server.api);
+    podman.run(["pull", "--quiet", "--tls-verify=false", &both]);
+    let label = podman.run(["image", "inspect", "--format", "{{.Labels}}", &both]).stdout;
+    assert!(label.contains(&format!("for:{here}")), "{label}");
     walk(&server, &manifest("real/web:both", ""), "/fstab", "UNCONFIGURED");
 
     let path = server.manifest(&manifest("real/web:foreign", ""));
