@@ -223,8 +223,11 @@ fn cleaning_takes_everything_away_but_the_data() {
     let running = ready(&other)[0]["pid"].clone();
     server.kill();
     assert!(!kernel::objects(server.data()).is_empty());
+    let posted = format!("/run/minato/{}.token", server.api.port());
+    assert!(Path::new(&posted).exists(), "a crash leaves it");
     serve(server.data(), &["--clean"]).ok();
     clean(server.data());
+    assert!(!Path::new(&posted).exists());
     assert!(server.data().join("state.db").exists());
     assert!(other.ask("app.localhost", "/").text().starts_with("2 "));
     assert_eq!(ready(&other)[0]["pid"], running);

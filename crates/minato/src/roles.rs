@@ -72,6 +72,7 @@ pub(crate) fn clean(config: &Config) -> Result<(), Failure> {
     minato_runtime::keeper::clean(&data.id, &data.path)
         .context("instances and control groups could not be cleaned")?;
     minato_network::clean(id).context("the network could not be taken away")?;
+    token::withdraw(&data.path)?;
     show::progress(&format!("nothing of {} is left in the kernel; its data stays", data.path.display()));
     Ok(())
 }

@@ -106,6 +106,7 @@ pub(super) async fn all(config: &Config) -> anyhow::Result<Started> {
         hosts: Vec::new(),
     };
     let router = control.router().merge(minato_registry::router(library.clone(), access));
+    token::withdraw(&data.path)?;
     let posted = Posted::new(config.api, &token)?;
     journal.record(Event::new(now(), "server_started", "the server is ready"));
     Ok(Started { agent, edge, control, api: Api { listener, router }, library, token: posted, data })

@@ -35,6 +35,20 @@ pub(super) fn load(data: &Path) -> anyhow::Result<String> {
     Ok(token)
 }
 
+/// Takes away what a server of this data directory posted before it crashed, on whatever port.
+pub(super) fn withdraw(data: &Path) -> anyhow::Result<()> {
+    let (Some(token), Ok(posted)) = (data::read(&data.join("token"))?, std::fs::read_dir(FOLDER)) else {
+        return Ok(());
+    };
+    for place in posted.flatten().map(|entry| entry.path()) {
+        let token_of_it = data::read(&place).ok().flatten();
+        if token_of_it.is_some_and(|posted| posted.trim() == token.trim()) {
+            std::fs::remove_file(&place).with_context(|| format!("can't remove {}", place.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// A token where the command line finds it, taken away with the server.
 #[derive(Debug)]
 pub(super) struct Posted {
