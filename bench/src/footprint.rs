@@ -1,6 +1,6 @@
 //! What a server weighs that does nothing: ten services at zero, each asked once before.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -10,7 +10,7 @@ use crate::{
     image, machine,
     minato::{self, Server},
     patience::{Patience, now},
-    processes::expect_root,
+    processes::{busy, expect_root},
 };
 
 const SERVICES: usize = 10;
@@ -18,8 +18,6 @@ const SERVICES: usize = 10;
 const MEMORY_MAX: f64 = 40.0;
 /// Percent of a core.
 const PROCESSOR_MAX: f64 = 1.0;
-/// In what /proc/PID/stat counts, whatever the kernel's own clock does.
-const TICK: Duration = Duration::from_millis(10);
 /// Megabytes of the program.
 const PROGRAM_MAX: f64 = 40.0;
 
@@ -48,14 +46,14 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<()> {
     let begun = now();
     patience.rest(Duration::from_secs(arguments.seconds))?;
     let elapsed = begun.elapsed();
-    let busy = busy(own)? + busy(keeper)? - before;
+    let spent = busy(own)? + busy(keeper)? - before;
     let (own, keeper) = (memory(own)?, memory(keeper)?);
     println!("{}; {SERVICES} services at zero, each asked once before\n", machine::line());
     let row = |what: &str, found: f64, bound: f64, unit: &str| {
         let word = if found < bound { "met" } else { "MISSED" };
         vec![what.to_owned(), format!("{found:.2} {unit}"), format!("< {bound:.0} {unit}"), word.to_owned()]
     };
-    let share = 100.0 * busy.as_secs_f64() / elapsed.as_secs_f64();
+    let share = 100.0 * spent.as_secs_f64() / elapsed.as_secs_f64();
     let size = std::fs::metadata(&program)?.len();
     let rows = [
         vec!["server, PSS".to_owned(), format!("{own:.2} MB"), String::new(), String::new()],
@@ -88,34 +86,7 @@ fn memory(pid: u32) -> Result<f64> {
     Ok(megabytes(kibibytes << 10))
 }
 
-/// The time that a process was on a processor: all its threads, and those that ended.
-fn busy(pid: u32) -> Result<Duration> {
-    let path = format!("/proc/{pid}/stat");
-    let text = std::fs::read_to_string(Path::new(&path)).with_context(|| format!("can't read {path}"))?;
-    ticks(&text).map(|ticks| TICK * ticks).context("an odd /proc/PID/stat")
-}
-
-/// `utime` and `stime`, the 14th and 15th field; the second is a name in brackets that may have spaces.
-fn ticks(stat: &str) -> Option<u32> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let user: u32 = fields.next()?.parse().ok()?;
-    let system: u32 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
 #[expect(clippy::cast_precision_loss, reason = "a size to show")]
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ticks;
-
-    #[test]
-    fn names_with_brackets_are_skipped() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 5 0 0 0 31 11 0 0 20 0 5 0 99 1 2";
-        assert_eq!(ticks(stat), Some(42));
-    }
 }

@@ -111,3 +111,41 @@ pub(crate) fn expect_root() -> Result<()> {
     let program = std::env::current_exe().context("this program isn't known")?;
     bail!("containers and networks need root: sudo -E {} …", program.display())
 }
+
+/// In what /proc/PID/stat counts, whatever the kernel's own clock does.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The time that a process was on a processor: all its threads, and those that ended.
+pub(crate) fn busy(pid: u32) -> Result<Duration> {
+    times(&format!("/proc/{pid}/stat"), 11)
+}
+
+/// The time that this process's children, and theirs, were on a processor, once they have ended.
+pub(crate) fn spent_by_children() -> Result<Duration> {
+    times("/proc/self/stat", 13)
+}
+
+fn times(path: &str, skip: usize) -> Result<Duration> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {path}"))?;
+    ticks(&text, skip).map(|ticks| TICK * ticks).with_context(|| format!("{path} is odd"))
+}
+
+/// Two fields, so many after the name, which is in brackets and may have spaces.
+fn ticks(stat: &str, skip: usize) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(skip);
+    let user: u32 = fields.next()?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ticks;
+
+    #[test]
+    fn names_with_brackets_are_skipped() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 5 0 0 0 31 11 5 6 20 0 5 0 99 1 2";
+        assert_eq!((ticks(stat, 11), ticks(stat, 13)), (Some(42), Some(11)));
+    }
+}
