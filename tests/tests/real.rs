@@ -5,6 +5,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
@@ -13,7 +14,7 @@ use minato_tests::{
     Server,
     clients::{Client, Docker, digest, skopeo},
     debian::{Made, packages},
-    http, programs, until,
+    http, programs, run, until,
 };
 
 /// An app of one service, which is scaled out by few requests and soon at rest again.
@@ -229,4 +230,34 @@ fn an_index_gives_this_platforms_image() {
         assert!(message.contains(part), "{part}: {message}");
     }
     assert_eq!(server.ask("real.localhost", "/fstab").status, 200, "what was applied before serves on");
+}
+
+#[test]
+fn pushing_takes_the_token_and_pulling_none() {
+    let server = Server::start_with(&[]);
+    let tar = packages("busybox-static", Made::Extracted);
+    let buildah = Client::buildah();
+    buildah.image("busybox", &tar, &["--port", "8080"]);
+    let archive = format!("docker-archive:{}:real/busybox:1", server.data().join("busybox.tar").display());
+    buildah.run(["push", "--quiet", "busybox", &archive]);
+    let archive = archive.split(":real").next().unwrap();
+    let there = format!("docker://{}/real/busybox:1", server.api);
+    let push = ["copy", "--quiet", "--dest-tls-verify=false", archive, &there];
+
+    for further in [&[][..], &["--dest-creds", "minato:wrong"]] {
+        let said = run(Command::new("skopeo").args(push).args(further));
+        assert!(!said.status.success(), "{further:?}");
+        assert!(said.stderr.contains("unauthorized") || said.stderr.contains("denied"), "{}", said.stderr);
+    }
+    let token = format!("minato:{}", server.token());
+    skopeo(&[&push[..], &["--dest-creds", &token]].concat());
+
+    let podman = Client::podman();
+    let image = format!("{}/real/busybox:1", server.api);
+    podman.run(["pull", "--quiet", "--tls-verify=false", &image]);
+    let login = ["login", "--tls-verify=false", "--username", "minato", "--password"];
+    podman.run([&login[..], &[&*server.token(), &*server.api.to_string()]].concat());
+    let again = format!("{}/real/again:1", server.api);
+    podman.run(["push", "--quiet", "--tls-verify=false", &image, &again]);
+    assert_eq!(digest(server.api, "real/again:1").len(), "sha256:".len() + 64);
 }
