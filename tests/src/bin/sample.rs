@@ -1,6 +1,6 @@
 //! A service for tests: its answers say who gave them, and its paths make it slow, loud, greedy or
-//! dead. It stops at once when it is told to, by having no first process's immunity: tests give it
-//! `init = true`, or wait for the kill.
+//! dead. It handles no signals: as a first process it would ignore SIGTERM, so tests give it
+//! `init = true`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it writes is what tests read")]
 
 use std::{
