@@ -61,7 +61,11 @@ pub(crate) async fn first(
     let Some(health) = configured(node, key) else { return Ok(()) };
     let (mut pause, longest) = FIRST;
     loop {
-        let Err(error) = ask(address, port, &health).await else { return Ok(()) };
+        let asked = tokio::select! {
+            asked = ask(address, port, &health) => asked,
+            stop = start::unwanted(orders) => return Err(stop),
+        };
+        let Err(error) = asked else { return Ok(()) };
         if Instant::now() >= deadline {
             let reason = format!("it listens, but its health check {} is not well: {error}", health.path);
             return Err(Stop::Fault(Fault::new(Code::Unhealthy, reason)));

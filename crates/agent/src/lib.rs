@@ -164,7 +164,7 @@ impl Agent {
 }
 
 fn node(config: Config, deps: Deps) -> Node {
-    let Config { node, data, plan, .. } = config;
+    let Config { node, data, plan, id, .. } = config;
     let Deps { state, library, routing, journal, clock } = deps;
     let offsets = Rotation::new(u32::from(*INSTANCE_OFFSETS.start())..u32::from(*INSTANCE_OFFSETS.end()) + 1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -173,6 +173,7 @@ fn node(config: Config, deps: Deps) -> Node {
         trees: Arc::new(Trees::new(data.join("trees"), library)),
         data,
         plan,
+        id,
         state,
         routing,
         journal,

@@ -15,6 +15,7 @@ use minato_model::{
     routing::{Load, Refusal, Routing},
     time::Moment,
 };
+use minato_network::NodeId8;
 use minato_runtime::{ids::Ids, keeper::Client};
 use minato_state::State;
 use tokio::{
@@ -42,6 +43,7 @@ pub(crate) struct Node {
     pub(crate) name: NodeName,
     pub(crate) data: PathBuf,
     pub(crate) plan: AddressPlan,
+    pub(crate) id: NodeId8,
     pub(crate) state: Arc<dyn State>,
     pub(crate) routing: Arc<dyn Routing>,
     pub(crate) journal: Arc<dyn Journal>,

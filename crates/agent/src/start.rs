@@ -1,7 +1,7 @@
 //! The one way in which an instance is started, whoever asked for it: a sandbox, one message to its
 //! parked init, and looking until it listens and is well.
 
-use std::{fs::File, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs::File, net::Ipv4Addr, os::fd::AsFd, path::PathBuf, sync::Arc, time::Duration};
 
 use minato_model::{
     code::Code,
@@ -9,7 +9,7 @@ use minato_model::{
     node::Phases,
     route::Endpoint,
 };
-use minato_network::{Listening, Probe};
+use minato_network::{Listening, NodeNetwork, Probe, link};
 use minato_runtime::{
     keeper::{Client, MakeError},
     sandbox::StartError,
@@ -51,6 +51,7 @@ const LOG_MAX: u64 = 8 << 20;
 /// What a sandbox is made of and what runs in it.
 struct Plan {
     client: Client,
+    network: NodeNetwork,
     sandbox: SandboxSpec,
     start: Start,
     port: u16,
@@ -249,7 +250,8 @@ fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> 
         init: spec.init,
         tag: Tag::of(record, &state.release.hash).encode(),
     };
-    Ok(Plan { client: keeper.client, sandbox, start, port: record.port, begun: record.begun })
+    let network = NodeNetwork { id: node.id, plan: node.plan };
+    Ok(Plan { client: keeper.client, network, sandbox, start, port: record.port, begun: record.begun })
 }
 
 enum NotLaunched {
@@ -259,10 +261,22 @@ enum NotLaunched {
 
 /// The part that blocks: some milliseconds.
 fn launch(plan: Plan) -> Result<Launched, NotLaunched> {
-    let Plan { client, sandbox: spec, start, port, begun } = plan;
+    let Plan { client, network, sandbox: spec, start, port, begun } = plan;
     let sandbox = client.make(&spec).map_err(NotLaunched::Make)?;
     let taken = begun.elapsed();
-    let running = sandbox.start(&start).map_err(NotLaunched::Start)?;
+    // The probe is made, and the pair made fit for its first packet, while the init does its part.
+    let namespace = sandbox.network_namespace().try_clone_to_owned();
+    let (running, probe) = std::thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            if let Err(error) = link::settle(&network, spec.address) {
+                // Gone already, with its sandbox: what becomes of that is told elsewhere.
+                tracing::debug!(error = %whole(&error), address = %spec.address, "links not settled");
+            }
+            probe_in(namespace.as_ref().ok()?, spec.address)
+        });
+        (sandbox.start(&start), opening.join().ok().flatten())
+    });
+    let running = running.map_err(NotLaunched::Start)?;
     let since = |micros: u64| Some(milliseconds(taken + Duration::from_micros(micros)));
     let phases = Phases {
         taken: Some(milliseconds(taken)),
@@ -270,7 +284,6 @@ fn launch(plan: Plan) -> Result<Launched, NotLaunched> {
         executed: since(running.phases.executed),
         listening: None,
     };
-    let probe = open_probe(running.pid, spec.address);
     Ok(Launched { pid: running.pid, phases, port, probe, listens: false })
 }
 
@@ -297,11 +310,14 @@ impl Launched {
 
 /// A look into the network of a process; `None`: the process is gone.
 fn open_probe(pid: u32, address: Ipv4Addr) -> Option<Probe> {
-    let namespace = File::open(PathBuf::from(format!("/proc/{pid}/ns/net"))).ok()?;
-    match Probe::open(&namespace, address) {
+    probe_in(&File::open(PathBuf::from(format!("/proc/{pid}/ns/net"))).ok()?, address)
+}
+
+fn probe_in(namespace: impl AsFd, address: Ipv4Addr) -> Option<Probe> {
+    match Probe::open(namespace, address) {
         Ok(probe) => Some(probe),
         Err(error) => {
-            tracing::warn!(error = %whole(&error), pid, "instance's network can't be looked into");
+            tracing::warn!(error = %whole(&error), %address, "instance's network can't be looked into");
             None
         }
     }
@@ -386,7 +402,7 @@ async fn vanished(orders: &mut watch::Receiver<Orders>) -> Stop {
 }
 
 /// Resolves when the instance is not to be started any more.
-async fn unwanted(orders: &mut watch::Receiver<Orders>) -> Stop {
+pub(crate) async fn unwanted(orders: &mut watch::Receiver<Orders>) -> Stop {
     drain::wait(orders, |orders| orders.drain.is_some()).await;
     stop_of(orders)
 }

@@ -9,7 +9,7 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Sender, SyncSender, channel, sync_channel},
+        mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
     },
     time::Duration,
 };
@@ -27,6 +27,9 @@ use crate::{
     spec::{Event, Held, SandboxSpec},
     wire,
 };
+
+/// The longest that a sandbox may take to be made: hundreds of them, one after another.
+const MAKE_MAX: Duration = Duration::from_secs(30);
 
 /// The keeper can't be reached.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +171,18 @@ impl Client {
             shared.lock().waiting.remove(&call);
             return Err(MakeError::Gone);
         }
-        match answered.recv().map_err(|_| MakeError::Gone)? {
+        let made = match answered.recv_timeout(MAKE_MAX) {
+            Ok(made) => made,
+            Err(RecvTimeoutError::Disconnected) => return Err(MakeError::Gone),
+            Err(RecvTimeoutError::Timeout) => {
+                // What is answered now finds nobody, and ends; what hangs is killed.
+                shared.lock().waiting.remove(&call);
+                drop(self.kill(&spec.instance));
+                let source = io::ErrorKind::TimedOut.into();
+                return Err(MakeError::Step { step: "wait for the sandbox".into(), source });
+            }
+        };
+        match made {
             Made::Sandbox { pid, control, user_namespace, network_namespace } => Ok(Sandbox {
                 instance: spec.instance.clone(),
                 pid,
