@@ -71,8 +71,10 @@ impl DataDirectory {
 
 fn lock(path: &Path) -> anyhow::Result<File> {
     let place = path.join("lock");
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&place)?;
+    let refused = || format!("can't write {}", place.display());
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&place).with_context(refused)?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         (&mut file).take(20).read_to_string(&mut pid)?;
@@ -84,7 +86,7 @@ fn lock(path: &Path) -> anyhow::Result<File> {
     }
     file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{}", std::process::id())?;
+    writeln!(file, "{}", std::process::id()).with_context(refused)?;
     Ok(file)
 }
 
