@@ -14,15 +14,30 @@ mod status;
 mod why;
 mod words;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use crate::{failure::Failure, show};
 
+/// What every command heeds and answers with.
+const AROUND: &str = "\
+Variables:
+  MINATO_API    Where the API is [default: http://127.0.0.1:7070]
+  MINATO_TOKEN  Its token [default: what a server of this machine left for the user who started it]
+  NO_COLOR      No colours, if it isn't empty
+
+Exit status:
+  0  done
+  1  failed
+  2  wrong use, or an invalid manifest
+  3  `plan --check` found changes
+  4  the release was taken back or is refused
+  5  the API can't be reached";
+
 /// An application cluster in one binary: give it images and a manifest.
 #[derive(Debug, Parser)]
-#[command(name = "minato", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "minato", version, max_term_width = 100, disable_help_subcommand = true, after_help = AROUND)]
 struct Arguments {
     /// Print data as JSON on stdout; progress stays on stderr
     #[arg(long, global = true)]
@@ -139,15 +154,58 @@ fn dispatch(command: Command, json: bool) -> Result<(), Failure> {
         Command::Events(arguments) => client_side(events::run(arguments, json)),
         Command::Release(arguments) => client_side(release::run(arguments, json)),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "minato", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "minato", &mut script);
+            show::data(&script);
             Ok(())
         }
         Command::Man => {
-            let page = clap_mangen::Man::new(Arguments::command());
-            page.render(&mut std::io::stdout()).map_err(|error| Failure::Failed(error.into()))
+            show::data(&manual().map_err(|error| Failure::Failed(error.into()))?);
+            Ok(())
         }
         Command::Other(words) => Err(other(&words)),
     }
+}
+
+/// The manual: one page, every command with its flags.
+fn manual() -> std::io::Result<Vec<u8>> {
+    let mut whole = Arguments::command();
+    whole.build();
+    let page = clap_mangen::Man::new(whole.clone());
+    let mut roff = Vec::new();
+    page.render_title(&mut roff)?;
+    page.render_name_section(&mut roff)?;
+    page.render_synopsis_section(&mut roff)?;
+    page.render_options_section(&mut roff)?;
+    writeln!(roff, ".SH COMMANDS")?;
+    for command in whole.get_subcommands().filter(|command| !command.is_hide_set()) {
+        section(&mut roff, command)?;
+    }
+    for line in AROUND.lines() {
+        match line.strip_prefix("  ").and_then(|line| line.split_once("  ")) {
+            Some((term, text)) => writeln!(roff, ".TP\n.B {term}\n{}", text.trim())?,
+            None if line.is_empty() => {}
+            None => writeln!(roff, ".SH {}", line.trim_end_matches(':').to_uppercase())?,
+        }
+    }
+    Ok(roff)
+}
+
+/// A command and those below it, as a part of the manual.
+fn section(roff: &mut Vec<u8>, command: &clap::Command) -> std::io::Result<()> {
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    writeln!(roff, ".SS {name}")?;
+    if let Some(about) = command.get_about() {
+        writeln!(roff, "{about}")?;
+    }
+    for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+        if !argument.is_global_set() && argument.get_id() != "help" {
+            let term = argument.to_string().replace('-', "\\-");
+            let text = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            writeln!(roff, ".TP\n.B {term}\n{text}")?;
+        }
+    }
+    command.get_subcommands().try_for_each(|command| section(roff, command))
 }
 
 fn other(words: &[String]) -> Failure {
@@ -170,4 +228,31 @@ fn client_side(command: impl Future<Output = Result<(), Failure>>) -> Result<(),
 /// Prints the API's answer as it is.
 fn json_line(value: &serde_json::Value) {
     show::line(&value.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manual_tells_every_command() {
+        let text = String::from_utf8(manual().unwrap()).unwrap();
+        for said in
+            [".SS minato apply", ".SS minato release list", "MINATO_TOKEN", "EXIT STATUS", "anonymous"]
+        {
+            assert!(text.contains(said), "{said}");
+        }
+        assert!(!text.contains("minato-apply(1)"), "there is no such page");
+    }
+
+    #[test]
+    fn words_that_are_no_command_are_told_from_later_ones() {
+        assert!(matches!(other(&["rollback".to_owned()]), Failure::NotSupported(_)));
+        assert!(matches!(other(&["statsu".to_owned()]), Failure::Usage(_)));
+    }
 }

@@ -36,15 +36,10 @@ impl Client {
     /// else the one that a server of this machine left for its user.
     pub(crate) fn find() -> Result<Self, Failure> {
         let url = std::env::var("MINATO_API").unwrap_or_else(|_| "http://127.0.0.1:7070".to_owned());
-        let host = url
-            .strip_prefix("http://")
-            .map(|rest| rest.trim_end_matches('/'))
-            .filter(|rest| !rest.is_empty() && !rest.contains('/'))
-            .ok_or_else(|| {
-                Failure::Usage(format!("MINATO_API is `{url}`; write it as http://127.0.0.1:7070"))
-            })?;
+        let wrong = || Failure::Usage(format!("MINATO_API is `{url}`; write it as http://127.0.0.1:7070"));
+        let host = api_host(&url).ok_or_else(wrong)?;
         let address = host.to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(|| {
-            Failure::Unreachable(format!("MINATO_API names `{host}`, which is no address with a port"))
+            Failure::Unreachable(format!("MINATO_API is `{url}`, and `{host}` is found nowhere"))
         })?;
         let token = std::env::var("MINATO_TOKEN").ok().filter(|token| !token.is_empty());
         let token = token.map_or_else(|| found_token(address), Some);
@@ -140,6 +135,14 @@ impl Client {
     }
 }
 
+/// The host and port of an API's address: `http://HOST:PORT`, or without what goes without saying.
+fn api_host(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let (host, port) = rest.rsplit_once(':')?;
+    let plain = !host.is_empty() && !host.contains(['/', '@', ' ']);
+    (plain && port.parse::<u16>().is_ok()).then_some(rest)
+}
+
 async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
     body.map(http_body_util::Collected::to_bytes)
@@ -153,13 +156,31 @@ pub(crate) fn refused(status: StatusCode, body: &[u8]) -> Failure {
         error: Problem,
     }
     let problem = serde_json::from_slice::<Answer>(body).map(|answer| answer.error);
-    let problem = problem.unwrap_or_else(|_| {
+    let problem = problem.or_else(|_| registry_said(status, body).ok_or(())).unwrap_or_else(|()| {
         let said: String = String::from_utf8_lossy(body).chars().take(400).collect();
         Problem::new(Code::Internal, format!("the API answered {status}: {said}"))
     });
-    let hint = "set MINATO_TOKEN, or run the command as the user who started the server";
+    let hint = "set MINATO_TOKEN to what the server's data directory has in `token`";
     let hintless = problem.code == Code::Unauthorized && problem.hint.is_none();
     Failure::Refused(Box::new(if hintless { problem.with_hint(hint) } else { problem }))
+}
+
+/// What a registry says, in its own form (OCI distribution specification 1.1, "Error Codes").
+fn registry_said(status: StatusCode, body: &[u8]) -> Option<Problem> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        errors: Vec<Said>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Said {
+        message: String,
+    }
+    let answer: Answer = serde_json::from_slice(body).ok()?;
+    let message = &answer.errors.first()?.message;
+    if status == StatusCode::UNAUTHORIZED {
+        return Some(Problem::new(Code::Unauthorized, "the registry wants the right token"));
+    }
+    Some(Problem::new(Code::Internal, format!("the registry says no ({status}): {message}")))
 }
 
 /// The token that a server of this machine left for its user. It is used only towards loopback, and
@@ -222,4 +243,57 @@ pub(crate) fn query(text: &str) -> String {
         }
         escaped
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_is_named_with_or_without_its_scheme() {
+        for (url, host) in [
+            ("http://127.0.0.1:7070", Some("127.0.0.1:7070")),
+            ("http://localhost:7070/", Some("localhost:7070")),
+            ("127.0.0.1:7070", Some("127.0.0.1:7070")),
+            ("[::1]:7070", Some("[::1]:7070")),
+            ("", None),
+            ("127.0.0.1", None),
+            (":7070", None),
+            ("https://127.0.0.1:7070", None),
+            ("http://127.0.0.1:7070/api", None),
+            ("http://127.0.0.1:70700", None),
+            ("http://me@127.0.0.1:7070", None),
+        ] {
+            assert_eq!(api_host(url), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_query_holds_what_it_may() {
+        assert_eq!(query("shop/web@2"), "shop/web@2");
+        assert_eq!(query("a b&c=d#e%"), "a%20b%26c%3Dd%23e%25");
+        assert_eq!(query("\u{6e2f}+"), "%E6%B8%AF%2B");
+        assert_eq!(query(""), "");
+    }
+
+    #[test]
+    fn a_refusal_is_read_in_every_form() {
+        let read = |status: u16, body: &str| {
+            let Failure::Refused(problem) = refused(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+            else {
+                unreachable!("a refusal is refused")
+            };
+            (problem.code, problem.message, problem.hint.unwrap_or_default())
+        };
+        let own = r#"{"error":{"code":"not_found","message":"there is no app `x`","hint":"look"}}"#;
+        assert_eq!(read(404, own), (Code::NotFound, "there is no app `x`".into(), "look".into()));
+        let (code, message, hint) = read(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"log in"}]}"#);
+        assert_eq!((code, message.as_str()), (Code::Unauthorized, "the registry wants the right token"));
+        assert!(hint.contains("MINATO_TOKEN"));
+        let (_, message, _) =
+            read(400, r#"{"errors":[{"code":"DIGEST_INVALID","message":"it is another"}]}"#);
+        assert_eq!(message, "the registry says no (400 Bad Request): it is another");
+        let (_, message, _) = read(502, "<html>");
+        assert_eq!(message, "the API answered 502 Bad Gateway: <html>");
+    }
 }

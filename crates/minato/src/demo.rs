@@ -38,12 +38,16 @@ pub(crate) async fn run() -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(error.into()))?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .map_err(|error| Failure::Failed(error.into()))?;
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+        .map_err(|error| Failure::Failed(error.into()))?;
     say("Minato: an application cluster in one binary. This is one, on this machine, with real containers.");
     let (mut server, cluster) = Server::start().await?;
     let played = tokio::select! {
         played = story(&cluster) => played,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
+        // The terminal was closed.
+        _ = hangup.recv() => Ok(()),
         status = server.ended() => Err(status),
     };
     say("");

@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     NotSupported(String),
     /// 2: the manifest is invalid; nothing was sent. With the files' texts, to show the lines.
     Manifest(Vec<Problem>, Vec<(String, String)>),
+    /// 1, or 4 where the release is refused: the API said no to manifests. With the files' texts.
+    RefusedManifest(Box<Problem>, Vec<(String, String)>),
     /// 3: `plan --check` found changes.
     Changes,
     /// 5: the API can't be reached.
@@ -32,11 +34,20 @@ impl From<anyhow::Error> for Failure {
 }
 
 impl Failure {
+    /// A refusal, with the files that were sent, to show the line.
+    pub(crate) fn about(self, sources: Vec<(String, String)>) -> Self {
+        if let Self::Refused(problem) = self { Self::RefusedManifest(problem, sources) } else { self }
+    }
+
     fn status(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
-            Self::Refused(problem) if problem.code == Code::ReleaseRefused => 4,
-            Self::Refused(_) => 1,
+            Self::Refused(problem) | Self::RefusedManifest(problem, _)
+                if problem.code == Code::ReleaseRefused =>
+            {
+                4
+            }
+            Self::Refused(_) | Self::RefusedManifest(..) => 1,
             Self::Usage(_) | Self::NotSupported(_) | Self::Manifest(..) => 2,
             Self::Changes => 3,
             Self::Unreachable(_) => 5,
@@ -47,7 +58,7 @@ impl Failure {
     fn problems(&self) -> Vec<Problem> {
         match self {
             Self::Failed(error) => vec![Problem::new(Code::Internal, format!("{error:#}"))],
-            Self::Refused(problem) => vec![(**problem).clone()],
+            Self::Refused(problem) | Self::RefusedManifest(problem, _) => vec![(**problem).clone()],
             Self::Usage(message) => vec![Problem::new(Code::InvalidRequest, message.as_str())],
             Self::NotSupported(what) => {
                 vec![Problem::new(Code::NotSupported, format!("`{what}` is not supported yet"))]
@@ -67,7 +78,11 @@ impl Failure {
                 show::line(&serde_json::json!({ "error": first }).to_string());
             }
         } else {
-            let sources = if let Self::Manifest(_, sources) = &self { sources.as_slice() } else { &[] };
+            let sources = if let Self::Manifest(_, sources) | Self::RefusedManifest(_, sources) = &self {
+                sources.as_slice()
+            } else {
+                &[]
+            };
             for problem in &problems {
                 show::error(&text(problem, sources));
             }
@@ -97,4 +112,59 @@ fn text(problem: &Problem, sources: &[(String, String)]) -> String {
         let _infallible = write!(text, "\n  help: {hint}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem() -> Problem {
+        let mut problem =
+            Problem::new(Code::UnknownKey, "`hosst` is no key").with_hint("did you mean `hosts`?");
+        problem.file = Some("shop.toml".to_owned());
+        problem.line = Some(2);
+        problem.key = Some("services.web.hosst".to_owned());
+        problem
+    }
+
+    #[test]
+    fn a_problem_shows_its_line() {
+        let sources = [("shop.toml".to_owned(), "app = \"shop\"\nhosst = 1\n".to_owned())];
+        assert_eq!(
+            text(&problem(), &sources),
+            "error: `hosst` is no key\n   --> shop.toml:2\n    |\n  2 | hosst = 1\n    |\n  help: did you mean `hosts`?"
+        );
+    }
+
+    #[test]
+    fn a_problem_without_its_text_still_says_where() {
+        let mut problem = problem();
+        assert_eq!(
+            text(&problem, &[]),
+            "error: `hosst` is no key\n   --> shop.toml:2\n  help: did you mean `hosts`?"
+        );
+        problem.line = None;
+        assert!(text(&problem, &[]).contains("\n  --> shop.toml\n"));
+        problem.file = None;
+        assert!(text(&problem, &[]).contains("\n  at services.web.hosst\n"));
+    }
+
+    #[test]
+    fn every_failure_has_its_status() {
+        let refused = |code| Failure::Refused(Box::new(Problem::new(code, "no")));
+        for (failure, status) in [
+            (Failure::Failed(anyhow::anyhow!("x")), 1),
+            (refused(Code::NotFound), 1),
+            (refused(Code::ReleaseRefused), 4),
+            (refused(Code::ReleaseRefused).about(Vec::new()), 4),
+            (refused(Code::ImageMissing).about(Vec::new()), 1),
+            (Failure::Usage(String::new()), 2),
+            (Failure::NotSupported(String::new()), 2),
+            (Failure::Manifest(Vec::new(), Vec::new()), 2),
+            (Failure::Changes, 3),
+            (Failure::Unreachable(String::new()), 5),
+        ] {
+            assert_eq!(failure.status(), status, "{failure:?}");
+        }
+    }
 }

@@ -106,6 +106,8 @@ fn log(filter: &str) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log that nobody reads any more doesn't end the server.
+        .log_internal_errors(false)
         .with_ansi(show::is_interactive())
         .init();
     Ok(())
@@ -184,21 +186,75 @@ async fn stop(how: Stop, agent: &Arc<Agent>, edge: Edge, signals: &mut Signals) 
     }
 }
 
-/// SIGTERM and SIGINT, which mean the same.
+/// SIGTERM and SIGINT, which mean the same, and SIGHUP: the end where it says that the terminal was
+/// closed, else nothing, as settings are read at the start only.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// `None`: whoever started the server (`nohup`) has it ignored.
+    hangup: Option<Signal>,
+    /// Whether there was a terminal to begin with.
+    terminal: bool,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: if ignores_hangup(&status) { None } else { Some(signal(SignalKind::hangup())?) },
+            terminal: std::fs::File::open("/dev/tty").is_ok(),
+        })
     }
 
     async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            let hangup = async {
+                match &mut self.hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = hangup => {
+                    if self.terminal {
+                        return;
+                    }
+                    tracing::warn!("SIGHUP changes nothing: settings are read at the start; restart the server");
+                }
+            }
         }
+    }
+}
+
+/// Whether a process's status (proc_pid_status(5)) says that SIGHUP, the first signal, is ignored.
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ignores_hangup, quoted};
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_needs_it() {
+        assert_eq!(quoted("--api"), "--api");
+        assert_eq!(quoted("127.0.0.1:7070"), "127.0.0.1:7070");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted(""), "''");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted("$HOME"), "'$HOME'");
+    }
+
+    #[test]
+    fn nohup_is_seen() {
+        assert!(ignores_hangup("Name:\tminato\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup("SigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup("SigBlk:\t0000000000000001\n"));
+        assert!(!ignores_hangup(""));
     }
 }

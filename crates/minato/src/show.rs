@@ -1,26 +1,43 @@
 //! What people see: tables, colours only on a terminal and without `NO_COLOR`, durations, times.
-#![expect(clippy::print_stderr, reason = "this is where the command line speaks")]
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-/// A line of data on stdout. A reader that went away ends the output, not with a panic.
+/// Whether stdout's reader went away.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// A line of data on stdout.
 pub(crate) fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
-    // A closed pipe is the reader's way to say that it has enough.
-    drop(writeln!(out, "{text}"));
+    data(format!("{text}\n").as_bytes());
 }
 
-/// A line of progress on stderr.
+/// Data on stdout. A reader that went away ends the output, not with a panic.
+pub(crate) fn data(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        // A closed pipe is the reader's way to say that it has enough.
+        CLOSED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether nobody reads stdout any more: what follows a stream can end.
+pub(crate) fn closed() -> bool {
+    CLOSED.load(Ordering::Relaxed)
+}
+
+/// A line of progress on stderr. Where that is a terminal that was closed, nobody misses it.
 pub(crate) fn progress(text: &str) {
-    eprintln!("{text}");
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 /// An error on stderr, red where there is colour.
 pub(crate) fn error(text: &str) {
     if coloured(&std::io::stderr()) {
-        eprintln!("{}", text.replacen("error:", "\x1b[1;31merror:\x1b[0m", 1));
+        progress(&text.replacen("error:", "\x1b[1;31merror:\x1b[0m", 1));
     } else {
-        eprintln!("{text}");
+        progress(text);
     }
 }
 
@@ -55,23 +72,25 @@ pub(crate) fn is_interactive() -> bool {
 
 /// A table: a head and rows, columns two spaces apart, the last one as long as it is.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
+    laid_out(head, rows).iter().for_each(|text| line(text));
+}
+
+fn laid_out(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| visible(cell));
         cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..head.len()).map(width).collect();
-    let print = |cells: Vec<&str>| {
+    let row = |cells: Vec<&str>| {
         let mut text = String::new();
         for (cell, width) in cells.iter().zip(&widths) {
             let padding = width.saturating_sub(visible(cell)) + 2;
             text.push_str(&format!("{cell}{:padding$}", ""));
         }
-        line(text.trim_end());
+        text.trim_end().to_owned()
     };
-    print(head.to_vec());
-    for row in rows {
-        print(row.iter().map(String::as_str).collect());
-    }
+    let rows = rows.iter().map(|cells| row(cells.iter().map(String::as_str).collect()));
+    std::iter::once(row(head.to_vec())).chain(rows).collect()
 }
 
 /// How many characters are seen: colours take none.
@@ -92,5 +111,20 @@ mod tests {
     fn colours_take_no_room() {
         assert_eq!(super::visible("\x1b[1;31mready\x1b[0m"), 5);
         assert_eq!(super::visible("ready"), 5);
+        assert_eq!(super::visible("\x1b[32mgrün\x1b[0m"), 4);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_seen() {
+        let rows = [
+            vec!["shop/web".to_owned(), "\x1b[32mgood\x1b[0m".to_owned(), "because".to_owned()],
+            vec!["a/b".to_owned(), "down".to_owned(), String::new()],
+        ];
+        let seen = super::laid_out(&["SERVICE", "VERDICT", "WHY"], &rows);
+        assert_eq!(
+            seen,
+            ["SERVICE   VERDICT  WHY", "shop/web  \x1b[32mgood\x1b[0m     because", "a/b       down"]
+        );
+        assert_eq!(super::laid_out(&["ONE"], &[]), ["ONE"]);
     }
 }

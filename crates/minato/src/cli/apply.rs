@@ -80,7 +80,10 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
             fields.insert("plan".to_owned(), plan.into());
         }
     }
-    let answer: serde_json::Value = client.call(Method::POST, "/api/v1/apply", Some(body)).await?;
+    let answer: serde_json::Value = client
+        .call(Method::POST, "/api/v1/apply", Some(body))
+        .await
+        .map_err(|failure| failure.about(files))?;
     let applied = Answer::deserialize(&answer).map_err(|error| Failure::Failed(error.into()))?;
     if !json {
         applied.plans.iter().for_each(plan::print);
@@ -104,7 +107,9 @@ async fn wait(client: &Client, app: &AppName, service: &Service, json: bool) -> 
     let mut said = None;
     loop {
         let rollout: Rollout = client.get(&format!("/api/v1/rollouts/{name}")).await?;
-        if said.as_ref() != rollout.reason.as_ref() && !json {
+        // What is stable already when it is first looked at has nothing to tell.
+        let news = said.is_some() || rollout.state != "stable";
+        if news && said.as_ref() != rollout.reason.as_ref() && !json {
             if let Some(reason) = &rollout.reason {
                 show::progress(&format!("  {name}: {reason}"));
             }

@@ -72,6 +72,7 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
              it, or give --entrypoint to pack the directory as it is"
         )));
     }
+    let silent = arguments.path.is_dir() && arguments.entrypoint.is_none() && arguments.cmd.is_none();
     let client = Client::find()?;
     let request = PackRequest {
         source: arguments.path,
@@ -89,6 +90,9 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
         .map_err(|error| Failure::Failed(anyhow::Error::new(error)))?;
     let packed = Arc::new(packed);
     let pushed = push::image(&client, &reference, &packed).await?;
+    if silent && !json {
+        show::progress("note: nothing says what runs; give --entrypoint, or `command` in the manifest");
+    }
     if json {
         super::json_line(&serde_json::json!({
             "image": reference.to_string(),
@@ -100,4 +104,27 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
         show::line(&format!("{reference}@{}", packed.digest));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_one_word_or_an_array() {
+        let words = |text| command_line(text).map(|line| line.0);
+        assert_eq!(words("/bin/web"), Ok(vec!["/bin/web".to_owned()]));
+        assert_eq!(words("/bin/my web"), Ok(vec!["/bin/my web".to_owned()]));
+        assert_eq!(words(r#" ["/bin/web", "-v"]"#), Ok(vec!["/bin/web".to_owned(), "-v".to_owned()]));
+        assert!(words("[]").unwrap_err().contains("empty"));
+        assert!(words("[web]").unwrap_err().contains("none"));
+        assert!(words("[1]").unwrap_err().contains("none"));
+    }
+
+    #[test]
+    fn a_pair_has_a_name() {
+        assert_eq!(pair("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
+        assert_eq!(pair("A="), Ok(("A".to_owned(), String::new())));
+        assert!(pair("=b").is_err() && pair("A").is_err());
+    }
 }

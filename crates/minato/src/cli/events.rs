@@ -26,6 +26,9 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
     }
     let mut lines = client.lines(&path).await?;
     while let Some(text) = lines.next().await? {
+        if show::closed() {
+            break;
+        }
         if json {
             show::line(&text);
         } else {
@@ -50,5 +53,32 @@ fn sentence(event: &Event) -> String {
     if let Some(instance) = &event.instance {
         about.push_str(&format!(" {instance}"));
     }
-    format!("{} {:20} {about}: {}", event.at, event.kind, event.reason)
+    // What is about the node itself is about none of these.
+    if !about.is_empty() {
+        about.push_str(": ");
+    }
+    format!("{} {:20} {about}{}", event.at, event.kind, event.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, sentence};
+
+    #[test]
+    fn an_event_says_whom_it_is_about() {
+        let event = |text: &str| serde_json::from_str::<Event>(text).unwrap();
+        let about_all = event(
+            r#"{"at":"2026-01-02T03:04:05.006Z","kind":"instance_ready","app":"shop","service":"web","release":2,
+            "instance":"g12ft9xxwx","reason":"it listens","data":null}"#,
+        );
+        assert_eq!(
+            sentence(&about_all),
+            "2026-01-02T03:04:05.006Z instance_ready       shop/web@2 g12ft9xxwx: it listens"
+        );
+        let about_the_node = event(
+            r#"{"at":"2026-01-02T03:04:05.006Z","kind":"server_started","app":null,"service":null,"release":null,
+            "instance":null,"reason":"ready","data":null}"#,
+        );
+        assert_eq!(sentence(&about_the_node), "2026-01-02T03:04:05.006Z server_started       ready");
+    }
 }

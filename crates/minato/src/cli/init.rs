@@ -32,37 +32,42 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> Result<(), Failure> {
     if json {
         super::json_line(&serde_json::json!({ "file": path, "app": app }));
     } else {
-        show::line(&format!("wrote {path}; next: minato plan {path}"));
+        show::line(&format!(
+            "wrote {path}; next: push the image that it names (`minato build`), then: minato plan {path}"
+        ));
     }
     Ok(())
 }
 
 /// The folder's name as a name, else `app`.
 fn folder_name() -> String {
-    let folder =
-        std::env::current_dir().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_lowercase()));
-    let name: String = folder
-        .unwrap_or_default()
-        .chars()
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
-        .take(40)
-        .collect();
-    let name = name.trim_matches(|c: char| c == '-' || c.is_ascii_digit()).to_owned();
-    if name.is_empty() { "app".to_owned() } else { name }
+    let folder = std::env::current_dir().ok();
+    name(folder.as_deref().and_then(|path| path.file_name()?.to_str()).unwrap_or_default())
+}
+
+/// What a name can be of a text.
+fn name(text: &str) -> String {
+    let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
+    let name: String = text.to_lowercase().chars().map(plain).collect();
+    let name = name.trim_start_matches(|c: char| c == '-' || c.is_ascii_digit());
+    let name = name.get(..40).unwrap_or(name).trim_end_matches('-');
+    if name.is_empty() { "app".to_owned() } else { name.to_owned() }
 }
 
 fn template(app: &str) -> String {
+    let image = format!("image = \"{app}/web:1\"");
+    let hosts = format!("hosts = [\"{app}.localhost\"]");
     format!(
         r#"# What Minato is to run. Everything but `app` and a service's `image` has a default.
 app = "{app}"
 
 [services.web]
-image = "{app}/web:1"                 # minato build ./web -t {app}/web:1
+{image:<38} # minato build ./web -t {app}/web:1
 port = 8080                            # found in the instance as $PORT
-hosts = ["{app}.localhost"]            # none: reachable inside the cluster only, as web.{app}.internal
+{hosts:<38} # none: reachable inside the cluster only, as web.{app}.internal
 # env = {{ LOG = "info" }}
-# command = ["/bin/web", "--verbose"]    # instead of the image's own
-# writable = ["/var/cache"]              # memory file systems; /tmp always is one
+# command = ["/bin/web", "--verbose"]  # instead of the image's own
+# writable = ["/var/cache"]            # memory file systems; /tmp always is one
 # resources = {{ cpu = 0.5, memory = "128MiB", pids = 256 }}
 # health = {{ path = "/healthz", every = "2s" }}
 
@@ -82,5 +87,24 @@ mod tests {
         let text = super::template("shop");
         let source = minato_model::manifest::Source { name: "minato.toml", text: &text };
         assert_eq!(minato_model::manifest::parse(&[source]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn any_folder_has_a_name() {
+        for (folder, name) in [
+            ("shop", "shop"),
+            ("My Shop_2", "my-shop-2"),
+            ("2nd", "nd"),
+            ("1234", "app"),
+            ("", "app"),
+            ("\u{6e2f}", "app"),
+            ("Caf\u{e9}", "caf"),
+            ("-a-", "a"),
+        ] {
+            assert_eq!(super::name(folder), name, "{folder}");
+            super::name(folder).parse::<minato_model::ids::AppName>().unwrap();
+        }
+        let long = super::name(&format!("{}-{}", "a".repeat(39), "b".repeat(20)));
+        assert_eq!(long, "a".repeat(39));
     }
 }

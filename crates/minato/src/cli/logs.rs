@@ -46,6 +46,9 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
     }
     let mut lines = client.lines(&path).await?;
     while let Some(text) = lines.next().await? {
+        if show::closed() {
+            break;
+        }
         if json {
             show::line(&text);
             continue;

@@ -32,8 +32,9 @@ struct Answer {
 pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure> {
     let files = words::manifests(&arguments.files)?;
     let client = Client::find()?;
-    let answer: serde_json::Value =
-        client.call(Method::POST, "/api/v1/plans", Some(words::body(&files))).await?;
+    let answer: Result<serde_json::Value, _> =
+        client.call(Method::POST, "/api/v1/plans", Some(words::body(&files))).await;
+    let answer = answer.map_err(|failure| failure.about(files))?;
     let plans = Answer::deserialize(&answer).map_err(|error| Failure::Failed(error.into()))?.plans;
     if json {
         super::json_line(&answer);

@@ -25,6 +25,18 @@ enum Command {
     Other(Vec<String>),
 }
 
+/// Words of the design that come later: refused by name.
+const LATER: [&str; 6] = ["promote", "abort", "pause", "resume", "rollback", "preview"];
+
+fn other(word: &str) -> Failure {
+    if LATER.contains(&word) {
+        return Failure::NotSupported(format!("minato release {word}"));
+    }
+    Failure::Usage(format!(
+        "`minato release {word}` is no command; there is `minato release list APP/SERVICE`"
+    ))
+}
+
 #[derive(Debug, Deserialize)]
 struct Answer {
     releases: Vec<Release>,
@@ -46,7 +58,7 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
         Command::List { service } => service,
         Command::Other(words) => {
             let word = words.first().map(String::as_str).unwrap_or_default();
-            return Err(Failure::NotSupported(format!("minato release {word}")));
+            return Err(other(word));
         }
     };
     let answer: serde_json::Value =
