@@ -4,11 +4,12 @@
 
 use std::{
     io::{BufRead as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
 };
 
-use minato_tests::{Server, images, program, run, until};
+use minato_tests::{Server, images, kernel, program, run, until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -195,4 +196,28 @@ fn what_was_acknowledged_outlives_a_full_disk() {
         200 => Ok(()),
         other => Err(other.to_string()),
     });
+}
+
+#[test]
+fn a_first_start_without_room_names_what_it_cant_write() {
+    if !on_a_small_disk("a_first_start_without_room_names_what_it_cant_write") {
+        return;
+    }
+    let data = tempfile::Builder::new().prefix("minato-test-").tempdir_in("/var/tmp").unwrap();
+    std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    for leave in [0, 4, 16] {
+        fill(leave);
+        let mut start = Command::new(program());
+        start.args(["server", "--api", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]).arg(data.path());
+        let said = run(&mut start);
+        assert_eq!((said.code(), said.stdout.as_str()), (1, ""), "{said:?}");
+        let error = said.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+        assert!(error.contains(data.path().to_str().unwrap()), "{error}");
+        assert!(error.contains("o space left"), "{error}");
+        assert_eq!(kernel::objects(data.path()), Vec::<String>::new(), "nothing of it is in the kernel");
+        make_room();
+        for entry in std::fs::read_dir(data.path()).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
 }
