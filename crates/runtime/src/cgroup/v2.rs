@@ -55,3 +55,55 @@ pub(super) fn limit(controller: &str, group: &Path, limits: &Limits) -> io::Resu
 pub(super) fn out_of_memory_kills(group: &Path) -> u64 {
     counter(&group.join("memory.events"), "oom_kill")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { memory: 64 << 20, pids: 32, cpu_millis: 500, cpu_max_millis: 1500 };
+
+    /// A group with these control files, and what is in them after all limits were set.
+    fn check(limits: &Limits, expected: &[(&str, &str)]) {
+        let group = tempfile::tempdir().unwrap();
+        for (name, _) in expected {
+            fs::write(group.path().join(name), "").unwrap();
+        }
+        for controller in super::super::CONTROLLERS {
+            limit(controller, group.path(), limits).unwrap();
+        }
+        for (name, text) in expected {
+            assert_eq!(fs::read_to_string(group.path().join(name)).unwrap(), *text, "{name}");
+        }
+    }
+
+    #[test]
+    fn limits_are_written_as_the_kernel_reads_them() {
+        let files =
+            [("memory.max", "67108864"), ("memory.swap.max", "0"), ("pids.max", "32"), ("cpu.weight", "50")];
+        check(&LIMITS, &[&files[..], &[("cpu.max", "150000 100000")]].concat());
+        // Without a ceiling `cpu.max` stays as it is; without swap there is nothing to forbid.
+        let unbounded = Limits { cpu_max_millis: 0, ..LIMITS };
+        check(&unbounded, &[files[0], files[2], files[3], ("cpu.max", "")]);
+        let tiny = Limits { cpu_millis: 1, cpu_max_millis: 1, ..LIMITS };
+        check(&tiny, &[files[0], files[2], ("cpu.weight", "1"), ("cpu.max", "1000 100000")]);
+    }
+
+    #[test]
+    fn a_missing_controller_is_named_with_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let error = enable(root.path(), root.path(), &["memory"]).unwrap_err().to_string();
+        assert!(error.contains("can't give `memory`") && error.contains("host's control groups"), "{error}");
+        fs::write(root.path().join("cgroup.subtree_control"), "").unwrap();
+        enable(root.path(), root.path(), &["pids"]).unwrap();
+        let written = fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap();
+        assert_eq!(written, "+pids");
+    }
+
+    #[test]
+    fn kills_are_counted() {
+        let group = tempfile::tempdir().unwrap();
+        assert_eq!(out_of_memory_kills(group.path()), 0);
+        fs::write(group.path().join("memory.events"), "low 0\noom 3\noom_kill 2\n").unwrap();
+        assert_eq!(out_of_memory_kills(group.path()), 2);
+    }
+}

@@ -107,6 +107,20 @@ fn a_hundred_starts_and_stops_leave_nothing() {
 }
 
 #[test]
+fn cleaning_takes_away_one_nodes_and_leaves_anothers() {
+    let (one, other) = (Ground::new(), Ground::new());
+    let (gone, _) = one.start(&["sleep", "1000"]);
+    let (left, spec) = other.start(&["sleep", "1000"]);
+    minato_runtime::keeper::clean(&one.config.id, &one.config.data).unwrap();
+    assert!(!runs(gone.pid));
+    assert_eq!(leftovers(&one), 0);
+    assert!(runs(left.pid));
+    assert!(leftovers(&other) > 0);
+    other.client().kill(&spec.instance).unwrap();
+    assert_eq!(other.end(&spec.instance).status, Status::Signal(9));
+}
+
+#[test]
 fn one_that_logs_without_end_waits_and_others_do_not() {
     let ground = Ground::new();
     let begun = seconds();
