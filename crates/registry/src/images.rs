@@ -200,7 +200,10 @@ impl Lookup {
     }
 
     fn push_command(&self, from: &str) -> String {
-        format!("skopeo copy --dest-tls-verify=false {from} docker://127.0.0.1:7070/{}", self.own_name())
+        format!(
+            "skopeo copy --dest-tls-verify=false --dest-creds minato:$TOKEN {from} docker://127.0.0.1:7070/{}",
+            self.own_name()
+        )
     }
 
     /// What the reference is called in this cluster's registry.

@@ -99,9 +99,13 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn text(&self) -> Option<&'a str> {
+        self.text_as("\"…\"")
+    }
+
+    fn text_as(&self, example: &str) -> Option<&'a str> {
         let text = self.value.as_str();
         if text.is_none() {
-            self.expected("a string", "\"…\"");
+            self.expected("a string", example);
         }
         text
     }
@@ -117,7 +121,8 @@ impl<'a> Value<'a> {
     /// A whole number within a range.
     pub(super) fn integer(&self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let Some(integer) = self.value.as_integer() else {
-            self.expected("a whole number", &range.start().to_string());
+            let meant = self.value.as_str().filter(|text| text.parse().is_ok_and(|n| range.contains(&n)));
+            self.expected("a whole number", meant.unwrap_or(&range.start().to_string()));
             return None;
         };
         let digits = integer.as_str().replace('_', "");
@@ -151,12 +156,12 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn duration(&self) -> Option<Duration> {
-        let text = self.text()?;
+        let text = self.text_as("\"30s\"")?;
         units::duration(text).map_err(|error| self.refuse(Code::InvalidValue, error.to_string(), None)).ok()
     }
 
     pub(super) fn size(&self) -> Option<u64> {
-        let text = self.text()?;
+        let text = self.text_as("\"64MiB\"")?;
         units::size(text).map_err(|error| self.refuse(Code::InvalidValue, error.to_string(), None)).ok()
     }
 

@@ -98,7 +98,7 @@ fn what_is_wrong_is_said_with_its_place() {
     );
     check(
         &format!("{HEAD}port = \"80\""),
-        "4 wrong_type services.web.port: `port` takes a whole number, not a string | write it as `port = 1`",
+        "4 wrong_type services.web.port: `port` takes a whole number, not a string | write it as `port = 80`",
     );
     check(&format!("{HEAD}port = 0"), "4 invalid_value services.web.port: `port` is 0; it can be 1 to 65535");
     check(
