@@ -30,6 +30,12 @@ use tempfile::TempDir;
 /// The longest that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where data directories of tests are made: a disk, unless a test says otherwise to itself.
+#[must_use]
+pub fn disk() -> PathBuf {
+    std::env::var_os("MINATO_TEST_DISK").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
+}
+
 /// The program under test: `$MINATO_BIN`, else the one that was built beside this test.
 ///
 /// # Panics
@@ -152,7 +158,7 @@ impl Server {
         let data = tempfile::Builder::new()
             .prefix("minato-test-")
             .permissions(std::fs::Permissions::from_mode(0o700))
-            .tempdir_in("/var/tmp")
+            .tempdir_in(disk())
             .unwrap();
         let mut server = Self { child: None, api: loopback(free_port()), http: loopback(free_port()), data };
         server.spawn(arguments);

@@ -9,36 +9,36 @@ use std::{
     process::{Command, Stdio},
 };
 
-use minato_tests::{Server, images, kernel, program, run, until};
+use minato_tests::{Server, disk, images, kernel, program, run, until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Set in the process that has a mount namespace of its own.
-const INSIDE: &str = "MINATO_TEST_SMALL_DISK";
 const GOOD: &str = "app = \"good\"\n[services.web]\nimage = \"good/web:1\"\nhosts = [\"good.localhost\"]\n";
 
-/// Runs the test again where `/var/tmp`, which is for data directories, is a small file system of its
-/// own; whether this is there.
+/// Runs the test again where data directories are on a small file system of its own; whether this is
+/// there.
 fn on_a_small_disk(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
+    if std::env::var_os("MINATO_TEST_DISK").is_some() {
         return true;
     }
+    let place = tempfile::Builder::new().prefix("minato-test-").tempdir_in(disk()).unwrap();
     let script =
-        "mount -t tmpfs -o size=48m,mode=1777 tmpfs /var/tmp && exec \"$0\" --exact \"$1\" --nocapture";
+        "mount -t tmpfs -o size=48m,mode=1777 tmpfs \"$2\" && exec \"$0\" --exact \"$1\" --nocapture";
     let said = run(Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", script])
         .arg(std::env::current_exe().unwrap())
         .arg(test)
-        .env(INSIDE, "1"));
+        .arg(place.path())
+        .env("MINATO_TEST_DISK", place.path()));
     assert!(said.status.success(), "{}\n{}", said.stdout, said.stderr);
     false
 }
 
 /// Takes all room but so many KiB.
 fn fill(leave: u64) {
-    let free = rustix::fs::statvfs("/var/tmp").unwrap();
+    let free = rustix::fs::statvfs(disk().as_path()).unwrap();
     let bytes = (free.f_bavail * free.f_bsize).saturating_sub(leave << 10);
-    let mut file = std::fs::File::create("/var/tmp/filler").unwrap();
+    let mut file = std::fs::File::create(disk().join("filler")).unwrap();
     let zeros = vec![0; 64 << 10];
     for _ in 0..bytes / zeros.len() as u64 {
         if file.write_all(&zeros).is_err() {
@@ -48,7 +48,7 @@ fn fill(leave: u64) {
 }
 
 fn make_room() {
-    std::fs::remove_file("/var/tmp/filler").unwrap();
+    std::fs::remove_file(disk().join("filler")).unwrap();
 }
 
 /// An image's folder with so many KiB that don't compress.
@@ -203,7 +203,7 @@ fn a_first_start_without_room_names_what_it_cant_write() {
     if !on_a_small_disk("a_first_start_without_room_names_what_it_cant_write") {
         return;
     }
-    let data = tempfile::Builder::new().prefix("minato-test-").tempdir_in("/var/tmp").unwrap();
+    let data = tempfile::Builder::new().prefix("minato-test-").tempdir_in(disk()).unwrap();
     std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     for leave in [0, 4, 16] {
         fill(leave);

@@ -13,6 +13,7 @@ mod api;
 mod clock;
 mod data;
 mod late;
+mod linger;
 mod nodes;
 mod ports;
 mod start;
@@ -48,6 +49,7 @@ const BLOCKING_THREADS: usize = 64;
 /// Runs a server until it is told to stop.
 pub(crate) fn run(config: Config) -> Result<(), Failure> {
     must_be_root()?;
+    crate::do_without_huge_pages();
     log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -11,6 +11,8 @@ use hyper_util::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::linger::Lingering;
+
 /// As many connections at once: clients are a handful of people and machines.
 const CONNECTIONS: usize = 1_024;
 /// How long a request's head may take.
@@ -49,7 +51,7 @@ pub(super) async fn serve(
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
             .max_headers(100)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Lingering::new(stream)), service);
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             // A connection that broke is its client's affair.

@@ -11,7 +11,9 @@ use libc::sock_filter;
 use rustix::{
     fs::{Access, AtFlags, CWD, Gid, Uid, accessat, fchown},
     process::{Resource, Rlimit, chdir, getrlimit, setrlimit},
-    thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    thread::{
+        disable_transparent_huge_pages, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    },
 };
 
 use super::{Broken, During, Order, Told, tell};
@@ -40,6 +42,8 @@ pub(super) fn start(
     fchown(io::stdout(), Some(uid), Some(gid)).during("give standard output to the user")?;
     fchown(io::stderr(), Some(uid), Some(gid)).during("give standard error to the user")?;
     chdir(order.cwd.as_str()).during("cwd").map_err(|broken| Broken { path: order.cwd.clone(), ..broken })?;
+    // The server and its keeper do without huge pages, and that is inherited; a program decides itself.
+    disable_transparent_huge_pages(false).during("allow huge pages")?;
     capabilities::restrict().during("give up capabilities")?;
     set_no_new_privs(true).during("give up new privileges")?;
     if order.init {
