@@ -190,7 +190,7 @@ fn tell(core: &Core, look: &Look) {
             Some(_) => ("app_applied", "applied"),
             None => ("app_deleted", "deleted"),
         };
-        let reason = format!("{what}, {} changes: {}", planned.plan.changes.len(), summary(&planned.plan));
+        let reason = format!("{what}; changes ({}): {}", planned.plan.changes.len(), summary(&planned.plan));
         let mut event = Event::new(core.now(), kind, reason)
             .with_data(serde_json::json!({ "plan": planned.plan.id, "changes": planned.plan.changes }));
         event.app = Some(planned.plan.app.clone());

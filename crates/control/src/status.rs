@@ -179,7 +179,9 @@ fn verdict(
     if ready == 0 && standing.running == 0 {
         return (Verdict::AtRest, note);
     }
-    (Verdict::Good, note)
+    let between =
+        (ready == 0).then(|| "no instance is ready: those that run are starting or ending".to_owned());
+    (Verdict::Good, note.or(between))
 }
 
 /// What keeps a release from serving as it should.
@@ -188,7 +190,7 @@ fn trouble(number: ReleaseNumber, standing: &Standing) -> Option<String> {
         return Some(format!("release {number} can't be prepared: {code}: {reason}"));
     }
     let failing = standing.failing.as_ref()?;
-    let next = failing.next.map_or_else(String::new, |next| format!("; next try at {next}"));
+    let next = failing.next.map_or_else(String::new, |next| format!("; no next try before {next}"));
     Some(format!(
         "release {number} can't be started: {}: {} ({} in a row{next})",
         failing.code, failing.reason, failing.in_a_row

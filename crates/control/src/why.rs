@@ -90,7 +90,7 @@ async fn of_service(
     let why = status.why.map_or_else(String::new, |why| format!(": {why}"));
     let mut lines = vec![
         format!("{key} is {}{why}", status.verdict),
-        format!("  {} instances run, {} of them ready; {}", status.instances, status.ready, status.url),
+        format!("  instances: {} running, {} ready; {}", status.instances, status.ready, status.url),
     ];
     if let Some(rollout) = status.rollout {
         let after = format!("after {:.1} s", seconds(rollout.elapsed_ms));
@@ -113,7 +113,7 @@ fn seconds(millis: u64) -> f64 {
 }
 
 fn failure(failing: &Failure) -> String {
-    let next = failing.next.map_or_else(String::new, |next| format!(", next try at {next}"));
+    let next = failing.next.map_or_else(String::new, |next| format!(", no next try before {next}"));
     format!(
         "instance {} failed at {}: {}: {} ({} in a row{next})",
         failing.instance, failing.at, failing.code, failing.reason, failing.in_a_row
@@ -153,7 +153,7 @@ async fn of_release(core: &Core, world: &World, key: &ReleaseKey) -> Result<Why,
         lines.extend(differences.into_iter().map(|difference| format!("    {difference}")));
     }
     let seen = Seen::collect(false, world.reports_of(&key.service).map(|(_, report)| report)).of(key.number);
-    lines.push(format!("  {} instances run, {} of them ready", seen.running, seen.ready));
+    lines.push(format!("  instances: {} running, {} ready", seen.running, seen.ready));
     lines.extend(seen.failing.as_ref().map(|failing| format!("  {}", failure(failing))));
     lines.extend(events(core, |event| is_of(event, &key.service) && event.release == Some(key.number)));
     Ok(Why { thing: key.to_string(), kind: "release", lines, life: None })
