@@ -95,7 +95,7 @@ fn one_that_exits_at_once_is_told_why_and_tried_ever_later() {
     let said = why(
         &server,
         "exits/web",
-        &["it exited with status 3", "a secret of mine", "1 in a row", "next try at"],
+        &["it exited with status 3", "a secret of mine", "1 in a row", "no next try before"],
     );
     assert!(said.contains("down"), "{said}");
     let life = server.why(body["instance"].as_str().unwrap());

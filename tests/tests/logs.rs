@@ -183,7 +183,7 @@ fn a_crash_loop_is_a_reason_not_a_hang() {
         assert!(!answer.text().contains(secret), "{}", answer.text());
     }
     until("the back-off", || match server.ask("app.localhost", "/") {
-        _ if server.why("app/web").contains("next try at") => Ok(()),
+        _ if server.why("app/web").contains("no next try before") => Ok(()),
         answer => Err(answer.text()),
     });
     let why = server.why("app/web");
