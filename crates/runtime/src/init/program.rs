@@ -12,7 +12,8 @@ use rustix::{
     fs::{Access, AtFlags, CWD, Gid, Uid, accessat, fchown},
     process::{Resource, Rlimit, chdir, getrlimit, setrlimit},
     thread::{
-        disable_transparent_huge_pages, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+        disable_transparent_huge_pages, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
     },
 };
 
