@@ -8,13 +8,14 @@ use std::{
 };
 
 /// What the tests use besides Rust, as Debian calls it.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "buildah",
     "busybox-static",
     "curl",
     "docker.io",
     "gcc",
     "iproute2",
+    "libc6-dev",
     "mmdebstrap",
     "musl-tools",
     "nftables",
