@@ -50,13 +50,13 @@ wait $server
 fn root(server: &Server) -> PathBuf {
     let root = images::busybox(server.data());
     fs::write(root.join("start.sh"), START).unwrap();
-    for folder in ["data", "var/cache", "www", "srv/work"] {
+    for folder in ["data", "var/cache", "www", "srv/place"] {
         let folder = root.join(folder);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("seed"), format!("seed of {}", folder.file_name().unwrap().display())).unwrap();
         chown(&folder, Some(1000), Some(1000)).unwrap();
     }
-    let program = root.join("srv/work/run");
+    let program = root.join("srv/place/run");
     fs::write(&program, "#!/bin/sh\nexec /bin/sh /start.sh \"$@\"\n").unwrap();
     fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(root.join("data"), fs::Permissions::from_mode(0o750)).unwrap();
@@ -77,7 +77,7 @@ const CONFIG: [&str; 16] = [
     "--env",
     "PATH=/bin:/opt/bin",
     "--workingdir",
-    "/srv/work",
+    "/srv/place",
     "--volume",
     "/data",
     "--stop-signal",
@@ -102,7 +102,7 @@ scale = {{ idle = "1s" }}
 const AS_CONFIGURED: [&str; 14] = [
     "words: /start.sh one two",
     "id: 1000:1000 groups: 1000 2000",
-    "folder: /srv/work",
+    "folder: /srv/place",
     "greeting: from the image",
     "path: /bin:/opt/bin",
     "port: 8123",
@@ -159,7 +159,7 @@ fn a_program_finds_what_its_image_says() {
     let unknown = [
         "id: 4321:0 groups: 0",
         "words: /start.sh three",
-        "folder: /srv/work",
+        "folder: /srv/place",
         "port: 80",
         "/data is read-only",
     ];
