@@ -12,7 +12,7 @@ use minato_tests::{
     Server,
     http::{self, Answer},
     images,
-    sample::now,
+    sample::{self, now},
     until, wire,
 };
 use serde_json::Value;
@@ -195,34 +195,32 @@ fn requests_that_no_service_should_see_are_answered_by_the_edge() {
 #[test]
 fn a_client_that_never_sends_its_body_is_given_up() {
     let server = server();
-    // It takes every connection, and never says a word.
-    let mute = r#"["/bin/busybox", "nc", "-ll", "-p", "8080", "-e", "/bin/sleep", "1000"]"#;
-    server.apply(&format!(
-        "{}command = {mute}\ntimeout = \"2m\"\n",
-        GOOD.replace("good.", "mute.").replace("app = \"good", "app = \"mute")
-    ));
+    // It answers when it has the whole body, and has room for more connections than are made here.
+    sample::push(&server);
+    server.apply(&sample::manifest("mute", "", "timeout = \"2m\""));
     let begun = now();
     let mut head = TcpStream::connect(server.http).unwrap();
     head.write_all(b"GET / HTTP/1.1\r\nHost: good.localhost\r\n").unwrap();
     let mut body = TcpStream::connect(server.http).unwrap();
-    body.write_all(b"POST / HTTP/1.1\r\nHost: mute.localhost\r\nContent-Length: 10\r\n\r\nfour").unwrap();
+    body.write_all(b"POST / HTTP/1.1\r\nHost: app.localhost\r\nContent-Length: 10\r\n\r\nfour").unwrap();
     // Fifty more of them, which hang up: nobody waits for them any longer.
     for _ in 0..50 {
         let mut gone = TcpStream::connect(server.http).unwrap();
-        gone.write_all(b"POST / HTTP/1.1\r\nHost: mute.localhost\r\nContent-Length: 10\r\n\r\n").unwrap();
+        gone.write_all(b"POST / HTTP/1.1\r\nHost: app.localhost\r\nContent-Length: 10\r\n\r\n").unwrap();
     }
     good(&server);
     for (stream, least, most, status) in [(&mut head, 8, 20, " 408 "), (&mut body, 25, 45, " 408 ")] {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut said = String::new();
         stream.read_to_string(&mut said).unwrap();
-        assert!(said.starts_with("HTTP/1.1") && said.contains(status), "{said}");
+        let told = || server.minato(&["events", "--json"]).ok().stdout;
+        assert!(said.starts_with("HTTP/1.1") && said.contains(status), "{said}\n{}", told());
         let took = begun.elapsed().as_secs();
         assert!((least..=most).contains(&took), "{took} s: {said}");
     }
     until("nothing to be in flight", || {
         let carried: Vec<_> =
-            server.instances("mute/web").iter().map(|one| one["in_flight"].clone()).collect();
+            server.instances("app/web").iter().map(|one| one["in_flight"].clone()).collect();
         if carried.iter().all(|count| *count == 0) { Ok(()) } else { Err(format!("{carried:?}")) }
     });
     good(&server);
