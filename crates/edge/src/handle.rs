@@ -148,6 +148,14 @@ impl Routing for Handle {
         })
     }
 
+    fn streams_over(&self, _instance: &InstanceId) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn end_streams(&self, _instance: &InstanceId) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn forget(&self, instance: &InstanceId) {
         let known = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(instance);
         let Some(known) = known else { return };

@@ -124,7 +124,7 @@ impl Target {
     }
 
     pub(crate) fn traffic(&self) -> Traffic {
-        Traffic { requests: self.requests.load(SeqCst), in_flight: self.in_flight() }
+        Traffic { requests: self.requests.load(SeqCst), in_flight: self.in_flight(), ..Traffic::default() }
     }
 }
 

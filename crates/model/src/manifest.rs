@@ -60,12 +60,18 @@ pub struct Service {
     pub timeout: Duration,
     /// How long an instance may finish what it has begun.
     pub drain: Duration,
+    /// How long its streams (WebSocket, server-sent events) may go on while it drains.
+    #[serde(default = "drain_streams")]
+    pub drain_streams: Duration,
     /// The largest request body, in bytes.
     pub body_max: u64,
     /// How ready and well are seen; `None`: the port is listening.
     pub health: Option<Health>,
     /// How many instances.
     pub scale: Scale,
+    /// When an instance is renewed.
+    #[serde(default)]
+    pub recycle: Recycle,
     /// How a version is brought in.
     pub release: ReleasePolicy,
     /// How many requests may wait for an instance; over it 503 at once (`breaker.pending`, not
@@ -120,6 +126,37 @@ pub struct Scale {
     pub concurrency_max: u32,
     /// To `min` after this long without a request.
     pub idle: Duration,
+}
+
+/// When an instance is renewed: routine, each bound with a jitter of 15 % of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recycle {
+    /// After this many requests; 0: whatever their number.
+    pub requests: u64,
+    /// At this age.
+    pub age: Duration,
+    /// When it has this many times its siblings' median in flight, in thousandths; 0: never for that.
+    pub in_flight_millis: u32,
+    /// When it holds this much more memory than its own baseline after 5 minutes, in thousandths of
+    /// the baseline; 0: never for that.
+    pub memory_growth_millis: u32,
+}
+
+impl Default for Recycle {
+    fn default() -> Self {
+        Self {
+            requests: 1_000_000,
+            age: Duration::from_secs(2 * 3_600),
+            in_flight_millis: 2_000,
+            memory_growth_millis: 500,
+        }
+    }
+}
+
+/// How long streams may go on while their instance drains, unless it is said.
+#[must_use]
+pub const fn drain_streams() -> Duration {
+    Duration::from_secs(3_600)
 }
 
 /// How a version is brought in.

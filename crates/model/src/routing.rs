@@ -27,8 +27,15 @@ pub trait Routing: Send + Sync + 'static {
     /// picks it no more. Connections to it are closed as they fall idle.
     fn withdraw(&self, instance: &InstanceId) -> BoxFuture<'_, ()>;
 
-    /// Resolves when nothing is in flight on a withdrawn instance.
+    /// Resolves when nothing but streams is in flight on a withdrawn instance.
     fn quiet(&self, instance: &InstanceId) -> BoxFuture<'_, ()>;
+
+    /// Resolves when no stream is left on a withdrawn instance either.
+    fn streams_over(&self, instance: &InstanceId) -> BoxFuture<'_, ()>;
+
+    /// Ends the streams that are left on a withdrawn instance, in the protocol's own words where it
+    /// has some (WebSocket: close with 1001); resolves when they are said.
+    fn end_streams(&self, instance: &InstanceId) -> BoxFuture<'_, ()>;
 
     /// The instance is gone: cuts what is left of its connections and forgets its address.
     fn forget(&self, instance: &InstanceId);
@@ -86,6 +93,14 @@ pub struct Load {
 pub struct Traffic {
     /// Requests it was given.
     pub requests: u64,
-    /// Requests it has now.
+    /// Requests it has now, streams included.
     pub in_flight: u32,
+    /// Of those: WebSockets and server-sent events, which may last.
+    pub streams: u32,
+    /// Requests that it failed: no answer began, or a 5xx.
+    pub errors: u64,
+    /// How long the oldest request in flight has waited for its answer to begin; `None`: none does.
+    pub oldest: Option<Duration>,
+    /// How long ago an answer of it began last; `None`: it never gave one.
+    pub answered: Option<Duration>,
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{Generation, ReleaseNumber, ServiceKey},
-    manifest::Health,
+    manifest::{Health, Recycle, drain_streams},
     release::Release,
     route::Route,
 };
@@ -28,6 +28,12 @@ pub struct Slice {
     pub idle: Duration,
     /// How long an instance may finish what it has begun.
     pub drain: Duration,
+    /// How long its streams may go on meanwhile.
+    #[serde(default = "drain_streams")]
+    pub drain_streams: Duration,
+    /// When it is renewed.
+    #[serde(default)]
+    pub recycle: Recycle,
     /// How ready and well are seen; `None`: the port is listening.
     pub health: Option<Health>,
 }

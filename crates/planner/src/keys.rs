@@ -28,8 +28,8 @@ pub(crate) fn of_release(spec: &ReleaseSpec) -> Vec<Key> {
         ("protocol", text(spec.protocol)),
         ("writable", list(&spec.writable)),
         ("init", spec.init.to_string()),
-        ("resources.cpu", cores(resources.cpu_millis)),
-        ("resources.cpu_max", cores(resources.cpu_max_millis)),
+        ("resources.cpu", thousandths(resources.cpu_millis)),
+        ("resources.cpu_max", thousandths(resources.cpu_max_millis)),
         ("resources.memory", size(resources.memory)),
         ("resources.pids", resources.pids.to_string()),
         ("resources.files", resources.files.to_string()),
@@ -49,6 +49,7 @@ pub(crate) fn of_service(service: &Service) -> Vec<Key> {
         ("calls", calls.unwrap_or_else(none)),
         ("timeout", duration(service.timeout)),
         ("drain", duration(service.drain)),
+        ("drain_streams", duration(service.drain_streams)),
         ("body_max", size(service.body_max)),
         ("health.path", health.map_or_else(none, |health| text(&health.path))),
         ("health.every", health.map_or_else(none, |health| duration(health.every))),
@@ -57,6 +58,10 @@ pub(crate) fn of_service(service: &Service) -> Vec<Key> {
         ("scale.concurrency", service.scale.concurrency.to_string()),
         ("scale.concurrency_max", service.scale.concurrency_max.to_string()),
         ("scale.idle", duration(service.scale.idle)),
+        ("recycle.requests", service.recycle.requests.to_string()),
+        ("recycle.age", duration(service.recycle.age)),
+        ("recycle.in_flight", thousandths(service.recycle.in_flight_millis)),
+        ("recycle.memory_growth", thousandths(service.recycle.memory_growth_millis)),
         ("breaker.pending", service.pending.to_string()),
         ("release.strategy", text(service.release.strategy)),
         ("release.deadline", duration(service.release.deadline)),
@@ -79,7 +84,7 @@ fn list(values: &[impl serde::Serialize]) -> String {
     format!("[{}]", texts.join(", "))
 }
 
-fn cores(millis: u32) -> String {
+fn thousandths(millis: u32) -> String {
     (f64::from(millis) / 1000.0).to_string()
 }
 

@@ -59,6 +59,8 @@ fn slice(wanted: &Wanted<'_>, parts: &[Part], index: u32, count: u32) -> Slice {
         releases: parts.iter().filter_map(share).collect(),
         idle: service.scale.idle,
         drain: service.drain,
+        drain_streams: service.drain_streams,
+        recycle: service.recycle.clone(),
         health: service.health.clone(),
     }
 }

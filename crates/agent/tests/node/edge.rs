@@ -65,6 +65,14 @@ impl Routing for Edge {
         Box::pin(async {})
     }
 
+    fn streams_over(&self, _instance: &InstanceId) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn end_streams(&self, _instance: &InstanceId) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn forget(&self, instance: &InstanceId) {
         let mut seen = self.seen();
         seen.told.push(format!("forget {instance}"));

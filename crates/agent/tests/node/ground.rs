@@ -178,6 +178,8 @@ impl Ground {
             releases: vec![Share { release, weight: 1, min: 0, max: 3 }],
             idle: Duration::from_secs(60),
             drain: Duration::from_secs(5),
+            drain_streams: Duration::from_secs(1),
+            recycle: minato_model::manifest::Recycle::default(),
             health: None,
         }
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Health, Protocol, ReleasePolicy, Resources, Scale, Service, Strategy,
+    Health, Protocol, Recycle, ReleasePolicy, Resources, Scale, Service, Strategy,
     check::Places,
     read::{Table, Value},
 };
@@ -44,13 +44,11 @@ fn service(table: &Table<'_>, app: &AppName) -> Option<Service> {
     table.not_supported(&[
         "listen",
         "bind",
-        "drain_streams",
         "retries",
         "slow_start",
         "rate",
         "sign",
         "tls",
-        "recycle",
         "breaker",
         "metrics",
         "place",
@@ -70,9 +68,16 @@ fn service(table: &Table<'_>, app: &AppName) -> Option<Service> {
         resources: resources(table),
         timeout: duration(table, "timeout", 30 * SECOND, SECOND / 1000..=3_600 * SECOND),
         drain: duration(table, "drain", 30 * SECOND, Duration::ZERO..=3_600 * SECOND),
+        drain_streams: duration(
+            table,
+            "drain_streams",
+            super::drain_streams(),
+            Duration::ZERO..=24 * 3_600 * SECOND,
+        ),
         body_max: table.get("body_max").and_then(|value| value.size()).unwrap_or(64 << 20),
         health: health(table),
         scale: scale(table),
+        recycle: recycle(table),
         release: release(table),
         pending: 1_024,
     };
@@ -349,6 +354,23 @@ fn scale(parent: &Table<'_>) -> Scale {
         value.refuse(Code::InvalidValue, message, None);
     }
     scale
+}
+
+fn recycle(parent: &Table<'_>) -> Recycle {
+    let mut recycle = Recycle::default();
+    let Some(table) = parent.get("recycle").and_then(|value| value.table()) else { return recycle };
+    set(
+        &mut recycle.requests,
+        table.get("requests").and_then(|value| value.integer(0..=u64::from(u32::MAX))),
+    );
+    recycle.age = duration(&table, "age", recycle.age, SECOND..=30 * 86_400 * SECOND);
+    set(&mut recycle.in_flight_millis, table.get("in_flight").and_then(|value| value.thousandths(1_000.0)));
+    set(
+        &mut recycle.memory_growth_millis,
+        table.get("memory_growth").and_then(|value| value.thousandths(1_000.0)),
+    );
+    table.finish();
+    recycle
 }
 
 fn release(parent: &Table<'_>) -> ReleasePolicy {
