@@ -49,7 +49,7 @@ use minato_model::{
 };
 use minato_network::{EnsureError, NodeId8, NodeNetwork};
 use minato_registry::Library;
-use minato_runtime::keeper::KeeperError;
+use minato_runtime::{crash, keeper::KeeperError};
 use minato_state::{State, StateError};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -140,6 +140,7 @@ impl Agent {
         let revision = slice::first(&node).await?;
         let held = keeper::connect(&node, keeper).await?;
         if let Some(keeper) = node.keeper() {
+            crash::point("adopt.held");
             for birth in adopt::adopt(&node, &keeper, held) {
                 node.tasks.spawn(life::live(Arc::clone(&node), birth));
             }

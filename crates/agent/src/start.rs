@@ -11,6 +11,7 @@ use minato_model::{
 };
 use minato_network::{Listening, NodeNetwork, Probe, link};
 use minato_runtime::{
+    crash,
     keeper::{Client, MakeError},
     sandbox::StartError,
     spec::{Ended, Limits, SandboxSpec, Start, Status},
@@ -82,6 +83,7 @@ pub(crate) async fn start(
         slot = Arc::clone(&node.slots).acquire_owned() => slot,
         stop = unwanted(orders) => return Err(unmade(node, id, stop)),
     };
+    crash::point("start.begun");
     node.routing.introduce(id, &key.service, address);
     let asked_by = node.table().instances.get(id).map(|record| record.asked_by.clone());
     node.record("instance_starting", key, id, "its sandbox is made", json!({ "asked_by": asked_by }));
@@ -128,6 +130,7 @@ pub(crate) async fn adopt(
     };
     node.routing.introduce(id, &key.service, address);
     let probe = tokio::task::spawn_blocking(move || open_probe(pid, address)).await.ok().flatten();
+    crash::point("adopt.probed");
     let phases = node.table().instances.get(id).map(|record| record.phases).unwrap_or_default();
     until_ready(
         node,
@@ -137,7 +140,9 @@ pub(crate) async fn adopt(
         Instant::now(),
         orders,
     )
-    .await
+    .await?;
+    crash::point("adopt.done");
+    Ok(())
 }
 
 /// Waits until the instance listens and is well, then lets requests go to it.
@@ -188,6 +193,7 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
         port,
         cold: cold_phases,
     });
+    crash::point("start.ready");
     let mut table = node.table();
     let mut asked_by = String::new();
     if let Some(record) = table.instances.get_mut(id) {
@@ -264,6 +270,7 @@ fn launch(plan: Plan) -> Result<Launched, NotLaunched> {
     let Plan { client, network, sandbox: spec, start, port, begun } = plan;
     let sandbox = client.make(&spec).map_err(NotLaunched::Make)?;
     let taken = begun.elapsed();
+    crash::point("start.taken");
     // The probe is made, and the pair made fit for its first packet, while the init does its part.
     let namespace = sandbox.network_namespace().try_clone_to_owned();
     let (running, probe) = std::thread::scope(|scope| {
@@ -277,6 +284,7 @@ fn launch(plan: Plan) -> Result<Launched, NotLaunched> {
         (sandbox.start(&start), opening.join().ok().flatten())
     });
     let running = running.map_err(NotLaunched::Start)?;
+    crash::point("start.executed");
     let since = |micros: u64| Some(milliseconds(taken + Duration::from_micros(micros)));
     let phases = Phases {
         taken: Some(milliseconds(taken)),

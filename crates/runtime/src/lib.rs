@@ -18,6 +18,7 @@
 
 mod capabilities;
 mod cgroup;
+pub mod crash;
 pub mod ids;
 mod init;
 pub mod keeper;

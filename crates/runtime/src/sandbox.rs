@@ -12,6 +12,7 @@ use rustix::{
 };
 
 use crate::{
+    crash,
     ids::RANGE,
     init::{Answer, Order, monotonic},
     keeper::{Client, protocol::Failure},
@@ -155,6 +156,7 @@ impl Sandbox {
             .map_err(|_| StartError::Invalid("command and environment are longer than 192 KiB"))?;
         wire::send(&self.control, &bytes, &[root.as_fd()], SendFlags::empty())
             .map_err(|_| StartError::Gone)?;
+        crash::point("start.ordered");
         drop(root);
         let mut phases = None;
         while let Some(answer) = self.answer()? {

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     cgroup::Group,
+    crash,
     ids::Taken,
     init::{Told, monotonic},
 };
@@ -226,6 +227,7 @@ impl Keeper {
                 Some(child) => {
                     child.tag = blob;
                     child.state = State::Running;
+                    crash::point("keeper.started");
                 }
                 None => self.ends.tag(&instance, blob),
             },
@@ -275,6 +277,7 @@ impl Keeper {
         };
         match made {
             Ok(child) => {
+                crash::point("keeper.make.forked");
                 let number = self.number();
                 let input = epoll::EventFlags::IN;
                 let watched = self
@@ -301,6 +304,7 @@ impl Keeper {
                 {
                     let call = *call;
                     child.state = State::Parked;
+                    crash::point("keeper.make.parked");
                     let pid = child.pid.unsigned_abs();
                     let fds = vec![handles.control, handles.user_namespace, handles.network_namespace];
                     self.tell(&Reply::Made { call, pid }, &[], fds);
@@ -360,6 +364,7 @@ impl Keeper {
     fn exited(&mut self, number: u64) {
         let Some(child) = self.children.get_mut(&number) else { return };
         let Some(ended) = child.end(now_ms()) else { return };
+        crash::point("keeper.exited");
         let Some(child) = self.children.remove(&number) else { return };
         self.numbers.remove(&child.spec.instance);
         let failed = match &child.state {
@@ -381,6 +386,7 @@ impl Keeper {
             Some((call, failure)) => self.tell(&Reply::NotMade { call, failure }, &[], Vec::new()),
             None => self.tell(&Reply::Ended(ended), &[], Vec::new()),
         }
+        crash::point("keeper.ended");
     }
 }
 
