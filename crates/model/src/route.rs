@@ -38,14 +38,14 @@ pub struct Route {
 }
 
 /// All routes of a node's edge: one immutable snapshot, swapped whole.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Table {
     /// Every service that this edge answers for.
     pub services: Vec<Entry>,
 }
 
 /// A service in the table.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// The service.
     pub service: ServiceKey,
@@ -57,7 +57,7 @@ pub struct Entry {
 }
 
 /// A release's part of the requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Weight {
     /// The release.
     pub number: ReleaseNumber,
@@ -66,7 +66,7 @@ pub struct Weight {
 }
 
 /// An instance that requests may go to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The instance.
     pub instance: InstanceId,

@@ -3,6 +3,8 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     BoxFuture,
     code::Code,
@@ -64,7 +66,7 @@ pub trait Wake: Send + Sync + 'static {
 }
 
 /// Why no request of a release can be answered just now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The kind of reason, which the answer names.
     pub code: Code,
@@ -75,7 +77,7 @@ pub struct Refusal {
 }
 
 /// What a release has to carry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Requests that instances have.
     pub in_flight: u32,
@@ -89,7 +91,7 @@ pub struct Load {
 }
 
 /// What an instance has carried.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Requests it was given.
     pub requests: u64,
