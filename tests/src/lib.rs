@@ -6,12 +6,14 @@
 
 pub mod clients;
 pub mod debian;
+pub mod fleet;
 pub mod http;
 pub mod images;
 pub mod kernel;
 pub mod oci;
 pub mod programs;
 pub mod sample;
+pub mod watch;
 pub mod wire;
 
 use std::{

@@ -25,8 +25,10 @@ fn main() {
         eprintln!("port {port} can't be had");
         exit(1);
     };
+    // Room for a thousand clients at once: the standard library's 128 are too few.
+    rustix::net::listen(&listener, 4_096).unwrap_or_default();
     for stream in listener.incoming().flatten() {
-        std::thread::spawn(move || drop(serve(stream)));
+        drop(std::thread::Builder::new().stack_size(256 << 10).spawn(move || drop(serve(stream))));
     }
 }
 
