@@ -65,13 +65,65 @@ pub(crate) struct Door {
     pub tasks: Vec<OwnedFd>,
 }
 
+/// What a control file holds for a limit.
+#[derive(Debug)]
+struct Setting {
+    file: &'static str,
+    value: String,
+    /// Whether it is written at all, or only must not be anything else.
+    written: bool,
+    /// Whether the file may be missing.
+    optional: bool,
+}
+
+impl Setting {
+    fn written(file: &'static str, value: impl ToString) -> Self {
+        Self { file, value: value.to_string(), written: true, optional: false }
+    }
+
+    fn if_there(file: &'static str, value: impl ToString) -> Self {
+        Self { optional: true, ..Self::written(file, value) }
+    }
+
+    /// What the kernel has there by itself.
+    fn untouched(file: &'static str, value: impl ToString) -> Self {
+        Self { file, value: value.to_string(), written: false, optional: true }
+    }
+
+    fn set(&self, group: &Path) -> io::Result<()> {
+        let path = group.join(self.file);
+        if !self.written || (self.optional && !path.exists()) {
+            return Ok(());
+        }
+        write(&path, &self.value)
+    }
+
+    /// What the file holds instead, in words.
+    fn changed(&self, group: &Path) -> io::Result<Option<String>> {
+        let found = match fs::read_to_string(group.join(self.file)) {
+            Err(error) if self.optional && error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        let found = found.trim();
+        let same = found == self.value || is_rounded(found, &self.value);
+        Ok((!same).then(|| format!("{} is {found}, not {}", self.file, self.value)))
+    }
+}
+
+/// Whether it is a number of bytes that the kernel rounded down to whole pages, of at most 64 KiB.
+fn is_rounded(found: &str, value: &str) -> bool {
+    const PAGE_MAX: u64 = 64 << 10;
+    let (Ok(found), Ok(value)) = (found.parse::<u64>(), value.parse::<u64>()) else { return false };
+    found > 0 && found % 4_096 == 0 && found < value && value - found < PAGE_MAX && value > PAGE_MAX
+}
+
 impl Hierarchies {
     /// Finds what is mounted.
     pub(crate) fn find() -> io::Result<Self> {
         Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo")?))
     }
 
-    fn parse(mounts: &str) -> Self {
+    pub(crate) fn parse(mounts: &str) -> Self {
         let mut found = Self { unified: None, legacy: Vec::new() };
         for line in mounts.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
@@ -127,7 +179,12 @@ impl Hierarchies {
 impl Parent {
     /// The part of the node with this id.
     pub(crate) fn new(id: &str) -> io::Result<Self> {
-        Ok(Self { hierarchies: Hierarchies::find()?, name: format!("minato-{id}") })
+        Ok(Self::on(Hierarchies::find()?, id))
+    }
+
+    /// The part of the node with this id of these hierarchies.
+    pub(crate) fn on(hierarchies: Hierarchies, id: &str) -> Self {
+        Self { hierarchies, name: format!("minato-{id}") }
     }
 
     /// Makes the directories, and moves this process into the keeper's.
@@ -180,11 +237,8 @@ impl Parent {
             }
         }
         for controller in CONTROLLERS {
-            if let Some(root) = self.hierarchies.legacy_of(controller) {
-                v1::limit(controller, &root.join(relative), limits)?;
-            } else if let Some(unified) = &group.unified {
-                v2::limit(controller, unified, limits)?;
-            }
+            let (directory, settings) = self.limited(controller, relative, limits)?;
+            settings.iter().try_for_each(|setting| setting.set(&directory))?;
         }
         match (self.hierarchies.legacy_of("memory"), &group.unified) {
             (Some(root), _) => {
@@ -198,6 +252,50 @@ impl Parent {
         let unified =
             group.unified.as_ref().map(|path| openat(CWD, path, flags, Mode::empty())).transpose()?;
         Ok(Door { unified, tasks })
+    }
+
+    /// Where a controller limits the group at this path, and what it is given there.
+    fn limited(
+        &self,
+        controller: &str,
+        relative: &str,
+        limits: &Limits,
+    ) -> io::Result<(PathBuf, Vec<Setting>)> {
+        match (self.hierarchies.legacy_of(controller), &self.hierarchies.unified) {
+            (Some(root), _) => Ok((root.join(relative), v1::settings(controller, limits))),
+            (None, Some(root)) => Ok((root.join(relative), v2::settings(controller, limits))),
+            (None, None) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The first limit of an instance that isn't as it was set, as `file is …, not …`.
+    pub(crate) fn changed_limit(&self, instance: &str, limits: &Limits) -> io::Result<Option<String>> {
+        let relative = self.relative(instance);
+        for controller in CONTROLLERS {
+            let (directory, settings) = self.limited(controller, &relative, limits)?;
+            for setting in settings {
+                if let Some(changed) = setting.changed(&directory)? {
+                    return Ok(Some(changed));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// An instance's groups, one in each hierarchy.
+    pub(crate) fn groups(&self, instance: &str) -> Vec<PathBuf> {
+        let relative = self.relative(instance);
+        self.hierarchies.roots().iter().map(|root| root.join(&relative)).collect()
+    }
+
+    /// An instance's group for a controller, if that is in version 1.
+    pub(crate) fn legacy_group(&self, controller: &str, instance: &str) -> Option<PathBuf> {
+        self.hierarchies.legacy_of(controller).map(|root| root.join(self.relative(instance)))
+    }
+
+    /// An instance's group in version 2.
+    pub(crate) fn unified_group(&self, instance: &str) -> Option<PathBuf> {
+        self.hierarchies.unified.as_ref().map(|root| root.join(self.relative(instance)))
     }
 
     /// The path of an instance's group below each hierarchy's root.

@@ -29,4 +29,5 @@ pub mod sandbox;
 mod seccomp;
 pub mod spec;
 mod sys;
+pub mod usage;
 mod wire;

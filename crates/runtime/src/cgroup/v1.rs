@@ -1,33 +1,34 @@
 //! Version 1: one hierarchy for each controller.
 
-use std::{io, path::Path};
+use std::path::Path;
 
-use super::{counter, write};
+use super::{Setting, counter};
 use crate::spec::Limits;
 
 /// The period of a ceiling, in microseconds.
 const PERIOD: u64 = 100_000;
 
-/// Sets what `controller` limits.
-pub(super) fn limit(controller: &str, group: &Path, limits: &Limits) -> io::Result<()> {
+/// What `controller` is given.
+pub(super) fn settings(controller: &str, limits: &Limits) -> Vec<Setting> {
     match controller {
-        "memory" => {
-            write(&group.join("memory.limit_in_bytes"), &limits.memory.to_string())?;
+        "memory" => vec![
+            Setting::written("memory.limit_in_bytes", limits.memory),
             // Absent where the kernel doesn't account swap: then there is nothing to limit.
-            let swap = group.join("memory.memsw.limit_in_bytes");
-            if swap.exists() { write(&swap, &limits.memory.to_string()) } else { Ok(()) }
-        }
-        "pids" => write(&group.join("pids.max"), &limits.pids.to_string()),
+            Setting::if_there("memory.memsw.limit_in_bytes", limits.memory),
+        ],
+        "pids" => vec![Setting::written("pids.max", limits.pids)],
         _ => {
             let shares = (u64::from(limits.cpu_millis) * 1024 / 1000).clamp(2, 262_144);
-            write(&group.join("cpu.shares"), &shares.to_string())?;
+            let mut settings = vec![Setting::written("cpu.shares", shares)];
             if limits.cpu_max_millis > 0 {
                 // The kernel allows no quota below a millisecond.
                 let quota = (u64::from(limits.cpu_max_millis) * PERIOD / 1000).max(1000);
-                write(&group.join("cpu.cfs_period_us"), &PERIOD.to_string())?;
-                write(&group.join("cpu.cfs_quota_us"), &quota.to_string())?;
+                settings.push(Setting::written("cpu.cfs_period_us", PERIOD));
+                settings.push(Setting::written("cpu.cfs_quota_us", quota));
+            } else {
+                settings.push(Setting::untouched("cpu.cfs_quota_us", "-1"));
             }
-            Ok(())
+            settings
         }
     }
 }

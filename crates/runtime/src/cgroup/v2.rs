@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{counter, write};
+use super::{Setting, counter, write};
 use crate::spec::Limits;
 
 /// The period of a ceiling, in microseconds.
@@ -29,24 +29,24 @@ pub(super) fn enable(root: &Path, parent: &Path, controllers: &[&str]) -> io::Re
     Ok(())
 }
 
-/// Sets what `controller` limits.
-pub(super) fn limit(controller: &str, group: &Path, limits: &Limits) -> io::Result<()> {
+/// What `controller` is given.
+pub(super) fn settings(controller: &str, limits: &Limits) -> Vec<Setting> {
     match controller {
         "memory" => {
-            write(&group.join("memory.max"), &limits.memory.to_string())?;
-            let swap = group.join("memory.swap.max");
-            if swap.exists() { write(&swap, "0") } else { Ok(()) }
+            vec![Setting::written("memory.max", limits.memory), Setting::if_there("memory.swap.max", 0)]
         }
-        "pids" => write(&group.join("pids.max"), &limits.pids.to_string()),
+        "pids" => vec![Setting::written("pids.max", limits.pids)],
         _ => {
             // A core is 100, the kernel's default weight; version 1's is 1,024 shares.
             let weight = (limits.cpu_millis / 10).clamp(1, 10_000);
-            write(&group.join("cpu.weight"), &weight.to_string())?;
-            if limits.cpu_max_millis > 0 {
+            let mut settings = vec![Setting::written("cpu.weight", weight)];
+            settings.push(if limits.cpu_max_millis > 0 {
                 let quota = (u64::from(limits.cpu_max_millis) * PERIOD / 1000).max(1000);
-                write(&group.join("cpu.max"), &format!("{quota} {PERIOD}"))?;
-            }
-            Ok(())
+                Setting::written("cpu.max", format!("{quota} {PERIOD}"))
+            } else {
+                Setting::untouched("cpu.max", format!("max {PERIOD}"))
+            });
+            settings
         }
     }
 }
@@ -69,7 +69,8 @@ mod tests {
             fs::write(group.path().join(name), "").unwrap();
         }
         for controller in super::super::CONTROLLERS {
-            limit(controller, group.path(), limits).unwrap();
+            let settings = settings(controller, limits);
+            settings.iter().try_for_each(|setting| setting.set(group.path())).unwrap();
         }
         for (name, text) in expected {
             assert_eq!(fs::read_to_string(group.path().join(name)).unwrap(), *text, "{name}");
