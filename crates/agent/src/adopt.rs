@@ -1,6 +1,8 @@
 //! Instances that an earlier server left running: those that are still wanted are taken over, the
 //! others are drained, and what ended meanwhile is told.
 
+use std::time::Duration;
+
 use minato_model::{
     digest::Digest,
     ids::{InstanceId, NodeName, ReleaseKey},
@@ -21,6 +23,9 @@ use crate::{
     node::{Keeper, Node},
     table::{Orders, Phase, Record, Table},
 };
+
+/// How often it is looked whether all are adopted.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What the keeper keeps of an instance for a later server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,12 +103,25 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         started_at: tag.started_at,
         begun: Instant::now(),
         asked_by: tag.asked_by,
+        pooled: None,
+        slot_ms: None,
         phases: Phases::default(),
         findings: Vec::new(),
         orders: sender,
     };
     table.instances.insert(held.instance.clone(), record);
+    drop(table);
+    // Before anything that it sends is listened to.
+    node.routing.introduce(&held.instance, &tag.release.service, held.address);
     Some(Birth { id: held.instance.clone(), key: tag.release, orders, by: By::Adoption { pid: held.pid } })
+}
+
+/// Waits until nobody who was taken over is being looked at any more.
+pub(crate) async fn adopted(node: &Node) {
+    let looked_at = |record: &Record| record.pid.is_some() && matches!(record.phase, Phase::Starting);
+    while node.table().instances.values().any(looked_at) {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 fn is_wanted(table: &Table, tag: &Tag) -> bool {
@@ -145,6 +163,8 @@ fn life(node: &NodeName, id: &InstanceId, tag: Tag, reason: String, end: &Ended)
     Life {
         instance,
         asked_by: tag.asked_by,
+        pooled: None,
+        slot_ms: None,
         phases: Phases::default(),
         end: Some(describe(end)),
         last_lines: Vec::new(),

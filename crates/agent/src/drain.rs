@@ -38,6 +38,10 @@ pub(crate) async fn drain(
         () = tokio::time::sleep(patience) => {}
         _ = wait(orders, |orders| orders.hurry) => {}
     }
+    if !node.table().may_stop(id) {
+        // The next server decides anew; this task ends with the agent.
+        std::future::pending::<()>().await;
+    }
     if let Some(keeper) = node.keeper()
         && let Err(error) = keeper.client.signal(id, signal)
     {

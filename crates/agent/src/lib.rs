@@ -162,6 +162,18 @@ impl Agent {
     pub fn leave(&self) -> BoxFuture<'_, ()> {
         Box::pin(stop::leave(&self.node))
     }
+
+    /// Ends so that another process's agent can go on with the instances: starts under way come so
+    /// far that the keeper knows them, who was told to stop has stopped, nothing is begun any more,
+    /// and the keeper is let go of. Within some seconds, whatever instances do.
+    pub fn hand_over(&self) -> BoxFuture<'_, ()> {
+        Box::pin(stop::hand_over(&self.node))
+    }
+
+    /// Resolves when every instance that was found running takes requests, or is out of question.
+    pub fn adopted(&self) -> BoxFuture<'_, ()> {
+        Box::pin(adopt::adopted(&self.node))
+    }
 }
 
 fn node(config: Config, deps: Deps) -> Node {
@@ -185,6 +197,7 @@ fn node(config: Config, deps: Deps) -> Node {
         loops: TaskTracker::new(),
         tasks: TaskTracker::new(),
         over: CancellationToken::new(),
+        left: CancellationToken::new(),
         keeper: Mutex::new(None),
         table: Mutex::new(Table::new(offsets, Rotation::new(0..0))),
     }

@@ -99,6 +99,8 @@ impl Birth {
             started_at: node.now(),
             begun: Instant::now(),
             asked_by: asked_by.to_owned(),
+            pooled: None,
+            slot_ms: None,
             phases: Phases::default(),
             findings: Vec::new(),
             orders: sender,
@@ -120,8 +122,14 @@ fn draw_id() -> Option<InstanceId> {
     random.iter().enumerate().map(sign).collect::<String>().parse().ok()
 }
 
-/// An instance's life.
+/// An instance's life, or as much of it as this server has.
 pub(crate) async fn live(node: Arc<Node>, birth: Birth) {
+    let left = node.left.clone();
+    // Handed over midway: whatever is done by then stands, and the next server finds it.
+    let _handed_over: Option<()> = left.run_until_cancelled(whole(node, birth)).await;
+}
+
+async fn whole(node: Arc<Node>, birth: Birth) {
     let Birth { id, key, mut orders, by } = birth;
     let adopted = matches!(by, By::Adoption { .. });
     let begun = match by {
@@ -211,6 +219,7 @@ async fn finish(
         tracing::error!(instance = %id, "instance killed, but its end was never reported");
     }
     let mut table = node.table();
+    table.told_to_stop.remove(id);
     if let Some(record) = table.instances.remove(id) {
         let mut instance = record.seen(&node.name, traffic);
         instance.state = if fault.is_some() { InstanceState::Failed } else { InstanceState::Stopped };

@@ -59,6 +59,8 @@ pub(crate) struct Node {
     pub(crate) tasks: TaskTracker,
     /// Ends the loops and what is done on the side; an instance's task ends with its instance.
     pub(crate) over: CancellationToken,
+    /// Ends the instances' tasks without their instances: another server has them.
+    pub(crate) left: CancellationToken,
     pub(crate) keeper: Mutex<Option<Keeper>>,
     pub(crate) table: Mutex<Table>,
 }
@@ -201,6 +203,9 @@ pub(crate) async fn run(node: Arc<Node>) {
 
 /// Makes each release of a service what the decision about it says.
 fn steer(node: &Arc<Node>, service: &ServiceKey, wakes: &BTreeMap<ReleaseKey, u32>, tick: bool) {
+    if node.table().handing_over {
+        return;
+    }
     let keys = node.table().releases_of(service);
     for key in keys {
         let load = node.routing.load(&key);

@@ -8,10 +8,18 @@ use std::{
 use minato_network::NodeId8;
 use tokio::time::sleep;
 
-use crate::{decide::DrainCause, node::Node, prepare::whole};
+use crate::{
+    decide::DrainCause,
+    node::Node,
+    prepare::whole,
+    table::{Phase, Table},
+};
 
 /// How often it is looked whether the last instance is gone.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long a hand-over waits for what may be left neither half-started nor half-stopped: as long as a
+/// program may take to stop, and its kill.
+const SETTLE: Duration = Duration::from_secs(12);
 
 /// Drains and stops every instance, ends the keeper, and gives everything back.
 pub(crate) async fn stop(node: &Arc<Node>, network: NodeId8, drain: bool) {
@@ -52,6 +60,32 @@ pub(crate) async fn leave(node: &Arc<Node>) {
     node.over.cancel();
     node.loops.close();
     node.loops.wait().await;
+}
+
+/// Ends the agent's tasks so that another server's can begin.
+pub(crate) async fn hand_over(node: &Arc<Node>) {
+    node.table().handing_over = true;
+    let settled = async {
+        while !is_settled(&node.table()) {
+            sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(SETTLE, settled).await.is_err() {
+        tracing::warn!("starts or stops are still under way: the next server begins them anew");
+    }
+    leave(node).await;
+    node.left.cancel();
+    node.tasks.close();
+    node.tasks.wait().await;
+    // The connection ends when nobody has it any more.
+    drop(node.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+/// Whether every instance either runs, as far as the keeper knows, or is gone.
+fn is_settled(table: &Table) -> bool {
+    let starts = |phase, pid: Option<u32>| matches!(phase, Phase::Starting) && pid.is_none();
+    let half = |id| table.told_to_stop.contains(id);
+    !table.instances.values().any(|record| starts(record.phase, record.pid) || half(&record.id))
 }
 
 /// Ends the loops: the last report is written, and nothing follows the slices any more.

@@ -2,7 +2,7 @@
 //! lock; nothing here waits, asks or does.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::Ipv4Addr,
     path::PathBuf,
     sync::Arc,
@@ -44,6 +44,10 @@ pub(crate) struct Table {
     pub(crate) ranges: Rotation,
     /// Nothing is started any more.
     pub(crate) stopping: bool,
+    /// Another server takes over: nothing is begun any more, nor is anybody told to stop.
+    pub(crate) handing_over: bool,
+    /// Those that were told to stop.
+    pub(crate) told_to_stop: BTreeSet<InstanceId>,
 }
 
 /// How a release stands here.
@@ -97,6 +101,10 @@ pub(crate) struct Record {
     pub(crate) started_at: Moment,
     pub(crate) begun: Instant,
     pub(crate) asked_by: String,
+    /// Whether its sandbox was made ahead, once it has one.
+    pub(crate) pooled: Option<bool>,
+    /// How long it waited for a slot, in milliseconds, once it has had one.
+    pub(crate) slot_ms: Option<f64>,
     pub(crate) phases: Phases,
     pub(crate) findings: Vec<String>,
     pub(crate) orders: watch::Sender<Orders>,
@@ -162,6 +170,8 @@ impl Record {
         Life {
             instance,
             asked_by: self.asked_by.clone(),
+            pooled: self.pooled,
+            slot_ms: self.slot_ms,
             phases: self.phases,
             end,
             last_lines,
@@ -180,7 +190,18 @@ impl Table {
             offsets,
             ranges,
             stopping: false,
+            handing_over: false,
+            told_to_stop: BTreeSet::new(),
         }
+    }
+
+    /// Whether an instance may be told to stop, which is noted. Not while another server takes over: it
+    /// adopts only what may run on.
+    pub(crate) fn may_stop(&mut self, id: &InstanceId) -> bool {
+        if !self.handing_over {
+            self.told_to_stop.insert(id.clone());
+        }
+        !self.handing_over
     }
 
     /// The instances of a release.
