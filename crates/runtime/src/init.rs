@@ -20,7 +20,12 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup, keeper::protocol::Failure, sys, wire};
+use crate::{
+    cgroup,
+    keeper::protocol::Failure,
+    protection::{Protection, Without},
+    sys, wire,
+};
 
 mod bind;
 mod fill;
@@ -46,6 +51,8 @@ pub(crate) struct Inherited<'a> {
     pub arguments: Range<usize>,
     /// The filter of system calls.
     pub filter: &'a mut [sock_filter],
+    /// What is left out of it.
+    pub without: &'a Without,
 }
 
 /// What the parked sandbox looks like inside.
@@ -122,13 +129,15 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
 
 /// The child's whole life before a program takes its place, or after which it ends.
 pub(crate) fn run(inherited: Inherited<'_>) -> ! {
-    let Inherited { keeper, control, output, tasks, inside, arguments, filter } = inherited;
+    let Inherited { keeper, control, output, tasks, inside, arguments, filter, without } = inherited;
     // They tell where the node's data is, and everybody inside may read them.
     sys::hide_arguments(&arguments, NAME.to_bytes());
     let mut keep = vec![keeper.as_raw_fd(), control.as_raw_fd()];
     keep.extend(output.iter().chain(&tasks).map(AsRawFd::as_raw_fd));
-    sys::close_all_but(&mut keep);
-    let parts = match park(&keeper, output, tasks, &inside) {
+    if !without.leaves_out(Protection::ClosedDescriptors) {
+        sys::close_all_but(&mut keep);
+    }
+    let parts = match park(&keeper, output, tasks, &inside, without) {
         Ok(parts) => parts,
         Err(broken) => {
             tell(&keeper, &Told::Failed(Failure::new(broken.step, &broken.error)));
@@ -139,7 +148,7 @@ pub(crate) fn run(inherited: Inherited<'_>) -> ! {
     // The end of the server before an order is the end of the sandbox.
     let Ok(Some(message)) = wire::receive(&control, RecvFlags::empty()) else { sys::exit_now(0) };
     let taken = monotonic();
-    let Err(broken) = obey(message, taken, &parts, &control, keeper.as_fd(), filter);
+    let Err(broken) = obey(message, taken, &parts, &control, keeper.as_fd(), filter, without);
     let failure = Failure::new(broken.step, &broken.error);
     if let Ok(bytes) = wire::encode(&Answer::Failed { failure, path: broken.path }, &[]) {
         drop(wire::send(&control, &bytes, &[], SendFlags::empty()));
@@ -153,6 +162,7 @@ fn park(
     output: [OwnedFd; 2],
     tasks: Vec<OwnedFd>,
     inside: &Inside<'_>,
+    without: &Without,
 ) -> Result<Parts, Broken> {
     cgroup::enter(&tasks.iter().map(AsFd::as_fd).collect::<Vec<_>>()).during("enter the control group")?;
     drop(tasks);
@@ -166,16 +176,24 @@ fn park(
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).during("become root inside")?;
     rustix::thread::set_name(NAME).during("take a name")?;
     // Its memory is a copy of the keeper's.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).during("hide its memory")?;
-    sys::unshare_cgroups().during("make the control group namespace")?;
+    let hidden = !without.leaves_out(Protection::HiddenInit);
+    let dumpable = if hidden { DumpableBehavior::NotDumpable } else { DumpableBehavior::Dumpable };
+    set_dumpable_behavior(dumpable).during("hide its memory")?;
+    if !without.leaves_out(Protection::CgroupNamespace) {
+        sys::unshare_cgroups().during("make the control group namespace")?;
+    }
     umask(rustix::fs::Mode::from_raw_mode(0o022));
     rustix::system::sethostname(inside.hostname.as_bytes()).during("set the host name")?;
-    let parts = skeleton::build(inside)?;
-    sys::join_session_keyring().during("join a session keyring")?;
+    let parts = skeleton::build(inside, without)?;
+    if !without.leaves_out(Protection::SessionKeyring) {
+        sys::join_session_keyring().during("join a session keyring")?;
+    }
     wait_for(keeper, LINKED)?;
-    link::configure_inside(inside.address, inside.gateway)
-        .map_err(root_cause)
-        .during("set up the network")?;
+    if !without.leaves_out(Protection::NetworkNamespace) {
+        link::configure_inside(inside.address, inside.gateway)
+            .map_err(root_cause)
+            .during("set up the network")?;
+    }
     Ok(parts)
 }
 
@@ -187,6 +205,7 @@ fn obey(
     control: &OwnedFd,
     keeper: BorrowedFd<'_>,
     filter: &mut [sock_filter],
+    without: &Without,
 ) -> Result<std::convert::Infallible, Broken> {
     let (order, _) = wire::decode::<Order>(&message.bytes).during("read the order")?;
     let root = message.fds.first().ok_or(io::ErrorKind::NotFound).during("read the order")?;
@@ -197,7 +216,7 @@ fn obey(
     let mounted = Answer::Mounted { taken, mounted: monotonic() };
     let bytes = wire::encode(&mounted, &[]).during("answer")?;
     wire::send(control, &bytes, &[], SendFlags::empty()).during("answer")?;
-    program::start(&order, control, keeper, filter)
+    program::start(&order, control, keeper, filter, without)
 }
 
 /// Waits for a word of the keeper; its end is this one's.

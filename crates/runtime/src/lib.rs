@@ -25,6 +25,7 @@ pub mod keeper;
 pub mod kernel;
 pub mod logs;
 pub mod mounts;
+pub mod protection;
 pub mod sandbox;
 mod seccomp;
 pub mod spec;

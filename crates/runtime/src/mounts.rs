@@ -16,7 +16,10 @@ use rustix::{
     mount::{OpenTreeFlags, open_tree},
 };
 
-use crate::sys::{self, MountAttributes};
+use crate::{
+    protection::{Protection, Without},
+    sys::{self, MountAttributes},
+};
 
 /// A merged tree can't be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -127,10 +130,27 @@ fn file(etc: &OwnedFd, name: &str) -> Result<(), Errno> {
 /// # Errors
 /// The file system can't map ids (`EINVAL`), or the tree isn't there.
 pub fn prepare_root(tree: &Path, user_namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    prepare_root_without(tree, user_namespace, &Without::default())
+}
+
+/// [`prepare_root`] with something left out.
+pub(crate) fn prepare_root_without(
+    tree: &Path,
+    user_namespace: BorrowedFd<'_>,
+    without: &Without,
+) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = open_tree(CWD, tree, flags)?;
-    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    sys::set_mount(mount.as_fd(), MountAttributes { set, user_namespace: Some(user_namespace) })?;
+    let set = [
+        (Protection::ReadOnlyRoot, libc::MOUNT_ATTR_RDONLY),
+        (Protection::NoSetuid, libc::MOUNT_ATTR_NOSUID),
+        (Protection::NoDevices, libc::MOUNT_ATTR_NODEV),
+    ]
+    .into_iter()
+    .filter(|(protection, _)| !without.leaves_out(*protection))
+    .fold(0, |set, (_, attribute)| set | attribute);
+    let user_namespace = (!without.leaves_out(Protection::UserNamespace)).then_some(user_namespace);
+    sys::set_mount(mount.as_fd(), MountAttributes { set, user_namespace })?;
     Ok(mount)
 }
 

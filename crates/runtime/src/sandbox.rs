@@ -17,6 +17,7 @@ use crate::{
     init::{Answer, Order, monotonic},
     keeper::{Client, protocol::Failure},
     mounts,
+    protection::Without,
     spec::{Phases, Running, Start},
     wire,
 };
@@ -36,6 +37,7 @@ pub struct Sandbox {
     pub(crate) user_namespace: OwnedFd,
     pub(crate) network_namespace: OwnedFd,
     pub(crate) client: Client,
+    pub(crate) without: Without,
 }
 
 /// A start that failed. The sandbox ends (its end is reported as any other), and is never used again.
@@ -138,7 +140,7 @@ impl Sandbox {
     }
 
     fn order(&self, start: &Start, begun: u64) -> Result<Phases, StartError> {
-        let root = mounts::prepare_root(&start.root, self.user_namespace.as_fd())
+        let root = mounts::prepare_root_without(&start.root, self.user_namespace.as_fd(), &self.without)
             .map_err(|source| StartError::Root { path: start.root.display().to_string(), source })?;
         let order = Order {
             argv: start.argv.clone(),

@@ -10,6 +10,8 @@ use std::{
     ptr,
 };
 
+use crate::protection::{Protection, Without};
+
 /// Which side of a fork this is.
 #[derive(Debug)]
 pub(crate) enum Forked {
@@ -20,12 +22,17 @@ pub(crate) enum Forked {
 }
 
 /// The namespaces of a sandbox; that of control groups comes after the attach.
-const NAMESPACES: c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC;
+fn namespaces(without: &Without) -> c_int {
+    [
+        (Protection::UserNamespace, libc::CLONE_NEWUSER),
+        (Protection::PidNamespace, libc::CLONE_NEWPID),
+        (Protection::NetworkNamespace, libc::CLONE_NEWNET),
+        (Protection::IpcNamespace, libc::CLONE_NEWIPC),
+    ]
+    .into_iter()
+    .filter(|(protection, _)| !without.leaves_out(*protection))
+    .fold(libc::CLONE_NEWNS | libc::CLONE_NEWUTS, |flags, (_, flag)| flags | flag)
+}
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -37,11 +44,11 @@ fn check_long(result: libc::c_long) -> io::Result<libc::c_long> {
 
 /// `clone3` without shared memory, as a fork into new namespaces, and into a v2 control group where
 /// its directory is given. The process must have one thread: the child goes on with a copy of it.
-pub(crate) fn fork_sandbox(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+pub(crate) fn fork_sandbox(cgroup: Option<BorrowedFd<'_>>, without: &Without) -> io::Result<Forked> {
     let mut pidfd: RawFd = -1;
     // SAFETY: every field of the structure may be zero.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    let mut flags = (NAMESPACES | libc::CLONE_PIDFD) as u32 as u64;
+    let mut flags = u64::from((namespaces(without) | libc::CLONE_PIDFD).cast_unsigned());
     if let Some(cgroup) = cgroup {
         // Above the 32 bits that libc's constant is cut to on some targets.
         flags |= 0x2_0000_0000;
@@ -93,6 +100,14 @@ pub(crate) fn close_all_but(keep: &mut [RawFd]) {
         from = fd + 1;
     }
     close_range(from, u32::MAX);
+}
+
+/// Lets every open descriptor live on in an executed program.
+pub(crate) fn keep_across_execution() {
+    for fd in 3..256 {
+        // SAFETY: only a flag is changed; a number that isn't open is refused.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+    }
 }
 
 fn close_range(first: u32, last: u32) {

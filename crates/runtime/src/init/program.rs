@@ -20,6 +20,7 @@ use rustix::{
 use super::{Broken, During, Order, Told, tell};
 use crate::{
     capabilities,
+    protection::{Protection, Without},
     sys::{self, Forked},
 };
 
@@ -32,12 +33,13 @@ pub(super) fn start(
     control: &OwnedFd,
     keeper: BorrowedFd<'_>,
     filter: &mut [sock_filter],
+    without: &Without,
 ) -> Result<Infallible, Broken> {
     let strings =
         |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
     let argv = strings(&order.argv).during("read the command")?;
     let env = strings(&order.env).during("read the environment")?;
-    limit(order.files)?;
+    limit(order.files, without)?;
     // `/dev/stdout` and `/dev/stderr` are opened anew by programs: their owner must be the user.
     let (uid, gid) = (Uid::from_raw(order.uid), Gid::from_raw(order.gid));
     fchown(io::stdout(), Some(uid), Some(gid)).during("give standard output to the user")?;
@@ -45,10 +47,25 @@ pub(super) fn start(
     chdir(order.cwd.as_str()).during("cwd").map_err(|broken| Broken { path: order.cwd.clone(), ..broken })?;
     // The server and its keeper do without huge pages, and that is inherited; a program decides itself.
     disable_transparent_huge_pages(false).during("allow huge pages")?;
-    capabilities::restrict().during("give up capabilities")?;
-    set_no_new_privs(true).during("give up new privileges")?;
+    let mut install = || match without.leaves_out(Protection::Seccomp) {
+        true => Ok(()),
+        false => sys::install_filter(filter).during("install the filter of system calls"),
+    };
+    let no_new = !without.leaves_out(Protection::NoNewPrivileges);
+    if !no_new {
+        // Without it the kernel takes a filter only from who has all capabilities.
+        install()?;
+    }
+    if !without.leaves_out(Protection::Capabilities) {
+        capabilities::restrict().during("give up capabilities")?;
+    }
+    if no_new {
+        set_no_new_privs(true).during("give up new privileges")?;
+    }
     if order.init {
-        sys::install_filter(filter).during("install the filter of system calls")?;
+        if no_new {
+            install()?;
+        }
         sys::block_signals();
         if let Forked::Parent(child, _) = sys::fork().during("fork")? {
             watch(child, control, keeper);
@@ -56,9 +73,14 @@ pub(super) fn start(
         become_user(order)?;
     } else {
         become_user(order)?;
-        sys::install_filter(filter).during("install the filter of system calls")?;
+        if no_new {
+            install()?;
+        }
     }
     sys::reset_signals();
+    if without.leaves_out(Protection::ClosedDescriptors) {
+        sys::keep_across_execution();
+    }
     Err(execute(order, &argv, &env))
 }
 
@@ -70,11 +92,14 @@ fn become_user(order: &Order) -> Result<(), Broken> {
     set_thread_res_uid(uid, uid, uid).during("become the user")
 }
 
-fn limit(files: u32) -> Result<(), Broken> {
+fn limit(files: u32, without: &Without) -> Result<(), Broken> {
     // Raising the ceiling takes a right over the host, which nobody has here.
     let ceiling = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let files = Some(u64::from(files).min(ceiling));
     setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files }).during("limit open files")?;
+    if without.leaves_out(Protection::NoCoreDumps) {
+        return Ok(());
+    }
     // Where the host hands dumps to a program, 0 would be no limit; 1 is, and no file is that small.
     setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).during("forbid core dumps")
 }

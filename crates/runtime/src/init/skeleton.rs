@@ -19,7 +19,10 @@ use rustix::{
 };
 
 use super::{Broken, During, Inside};
-use crate::sys::{self, MountAttributes};
+use crate::{
+    protection::{Protection, Without},
+    sys::{self, MountAttributes},
+};
 
 /// Mounts that are moved over a root file system when there is one.
 #[derive(Debug)]
@@ -47,28 +50,39 @@ const READ_ONLY: [&str; 4] = ["bus", "fs", "irq", "sys"];
 const CALM: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// Builds it and leaves the host's tree.
-pub(super) fn build(inside: &Inside<'_>) -> Result<Parts, Broken> {
+pub(super) fn build(inside: &Inside<'_>, without: &Without) -> Result<Parts, Broken> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .during("part from the host's mounts")?;
+    let host = without.leaves_out(Protection::OwnTree).then(|| whole("/")).transpose();
+    let host = host.during("keep the host's tree")?;
     let devices = DEVICES.map(|name| clone_of(&format!("/dev/{name}")));
     memory(BASE, "size=64k,nr_inodes=64,mode=755", MountFlags::NOSUID).during("mount the skeleton")?;
     for name in ["proc", "dev", "tmp", "etc", "root"] {
         directory(&format!("{BASE}/{name}")).during("make the skeleton")?;
     }
-    proc(&format!("{BASE}/proc")).during("mount /proc")?;
+    let own = !without.leaves_out(Protection::PidNamespace);
+    proc(&format!("{BASE}/proc"), own).during("mount /proc")?;
     let scratch = inside.scratch;
     dev(&format!("{BASE}/dev"), devices, scratch).during("mount /dev")?;
     memory(
         &format!("{BASE}/tmp"),
         &format!("size={scratch},mode=1777"),
-        MountFlags::NOSUID | MountFlags::NODEV,
+        if without.leaves_out(Protection::NoDevices) {
+            MountFlags::NOSUID
+        } else {
+            MountFlags::NOSUID | MountFlags::NODEV
+        },
     )
     .during("mount /tmp")?;
-    mask(&format!("{BASE}/proc"), &format!("{BASE}/dev/null")).during("mask /proc")?;
+    if own && !without.leaves_out(Protection::MaskedProc) {
+        mask(&format!("{BASE}/proc"), &format!("{BASE}/dev/null")).during("mask /proc")?;
+    }
     write_files(Path::new(BASE), inside).during("write /etc")?;
     chdir(BASE).during("enter the skeleton")?;
     enter_here().during("leave the host's tree")?;
-    parts().during("take the skeleton's parts")
+    let mut parts = parts().during("take the skeleton's parts")?;
+    parts.trees.extend(host.map(|tree| ("/host", tree)));
+    Ok(parts)
 }
 
 /// Makes the current directory the root, and lets go of everything that was mounted before.
@@ -93,12 +107,22 @@ fn clone_of(path: &str) -> io::Result<OwnedFd> {
     Ok(open_tree(CWD, path, flags)?)
 }
 
+/// With everything that is mounted below.
+fn whole(path: &str) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(CWD, path, flags | OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
+}
+
 fn attach(mount: &OwnedFd, target: &str) -> io::Result<()> {
     Ok(move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-fn proc(target: &str) -> io::Result<()> {
-    mount("proc", target, "proc", CALM, None)?;
+fn proc(target: &str, own: bool) -> io::Result<()> {
+    if own {
+        mount("proc", target, "proc", CALM, None)?;
+    } else {
+        attach(&whole("/proc")?, target)?;
+    }
     // Every user inside may listen on every port of the namespace, which is the instance's own.
     match std::fs::write(format!("{target}/sys/net/ipv4/ip_unprivileged_port_start"), "0") {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

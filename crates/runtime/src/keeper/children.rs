@@ -4,6 +4,7 @@ use std::{
     fs, io,
     ops::Range,
     os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
 };
 
 use libc::sock_filter;
@@ -18,6 +19,7 @@ use crate::{
     cgroup::{Door, Group, Parent},
     ids::RANGE,
     init::{self, Inherited, Inside, Told},
+    protection::{Protection, Without},
     spec::{Ended, Held, HeldState, SandboxSpec, Status},
     sys::{self, Forked},
     wire,
@@ -34,6 +36,8 @@ pub(super) struct Child {
     pub output: Output,
     pub state: State,
     pub tag: Vec<u8>,
+    /// It is known where its output goes.
+    pub bound: bool,
     /// Its output isn't read for a while: it wrote too much.
     pub rests: bool,
     group: Group,
@@ -75,13 +79,18 @@ pub(super) struct Ground {
 
 impl Child {
     /// Makes a sandbox up to where its init does the rest by itself and says [`Told::Parked`].
-    pub(super) fn make(ground: &mut Ground, call: u64, spec: SandboxSpec) -> Result<Self, Failure> {
+    pub(super) fn make(
+        ground: &mut Ground,
+        call: u64,
+        spec: SandboxSpec,
+        without: &Without,
+    ) -> Result<Self, Failure> {
         let at = |step: &'static str| move |error: io::Error| Failure::new(step, &error);
         let instance = spec.instance.as_str();
         let (group, door) =
             ground.parent.create(instance, &spec.limits).map_err(at("make the control group"))?;
         let cgroup = ground.parent.relative(instance);
-        match Self::fork(ground, call, spec, door) {
+        match Self::fork(ground, call, spec, door, without) {
             Ok((spec, pid, pidfd, line, output, state)) => {
                 let tag = Vec::new();
                 Ok(Self {
@@ -92,6 +101,7 @@ impl Child {
                     output,
                     state,
                     tag,
+                    bound: false,
                     rests: false,
                     group,
                     cgroup,
@@ -110,6 +120,7 @@ impl Child {
         call: u64,
         spec: SandboxSpec,
         door: Door,
+        without: &Without,
     ) -> Result<(SandboxSpec, i32, OwnedFd, OwnedFd, Output, State), Failure> {
         let at = |step: &'static str| move |error: io::Error| Failure::new(step, &error);
         let (output, ends) =
@@ -117,7 +128,9 @@ impl Child {
         let (line, far_line) = wire::pair().map_err(at("make sockets"))?;
         let (control, far_control) = wire::pair().map_err(at("make sockets"))?;
         let Door { unified, tasks } = door;
-        match sys::fork_sandbox(unified.as_ref().map(AsFd::as_fd)).map_err(at("make the namespaces"))? {
+        match sys::fork_sandbox(unified.as_ref().map(AsFd::as_fd), without)
+            .map_err(at("make the namespaces"))?
+        {
             Forked::Child => init::run(Inherited {
                 keeper: far_line,
                 control: far_control,
@@ -132,11 +145,12 @@ impl Child {
                 },
                 arguments: ground.arguments.clone(),
                 filter: &mut ground.filter,
+                without,
             }),
             Forked::Parent(pid, pidfd) => {
                 let pidfd = pidfd
                     .ok_or_else(|| Failure { step: "make the namespaces".into(), errno: libc::EBADF })?;
-                let (handles, failure) = match equip(ground, &spec, pid, &line, control) {
+                let (handles, failure) = match equip(ground, &spec, pid, &line, control, without) {
                     Ok(handles) => (Some(handles), None),
                     Err(failure) => {
                         // Its end is awaited as any other, and answers the call.
@@ -147,6 +161,13 @@ impl Child {
                 Ok((spec, pid, pidfd, line, output, State::Making { call, handles, failure }))
             }
         }
+    }
+
+    /// Says where its output goes: from now on it is read.
+    pub(super) fn bind(&mut self, log: PathBuf, max: u64) {
+        self.bound = true;
+        self.output.bind(log.clone(), max);
+        (self.spec.log, self.spec.log_max) = (log, max);
     }
 
     /// Takes what the init said; `None`: it says no more.
@@ -176,7 +197,9 @@ impl Child {
     pub(super) fn end(&mut self, now_ms: i64) -> Option<Ended> {
         let status = sys::reap(self.pidfd.as_fd()).ok().flatten()?;
         while self.hear().is_some() {}
-        self.output.finish(now_ms);
+        if self.bound {
+            self.output.finish(now_ms);
+        }
         let status = self.told.unwrap_or(status);
         let oom = status != Status::Exit(0) && self.group.out_of_memory();
         Some(Ended { instance: self.spec.instance.clone(), status, oom, at_ms: now_ms })
@@ -215,6 +238,7 @@ fn equip(
     pid: i32,
     line: &OwnedFd,
     control: OwnedFd,
+    without: &Without,
 ) -> Result<Handles, Failure> {
     let at = |step: &'static str| move |error: io::Error| Failure::new(step, &error);
     let open = |name: &str| {
@@ -222,19 +246,27 @@ fn equip(
     };
     let user_namespace = open("user").map_err(|error| at("open the namespaces")(error.into()))?;
     let network_namespace = open("net").map_err(|error| at("open the namespaces")(error.into()))?;
-    let map = format!("0 {} {RANGE}\n", spec.id_range_start);
-    fs::write(format!("/proc/{pid}/uid_map"), &map).map_err(at("map the ids"))?;
-    fs::write(format!("/proc/{pid}/gid_map"), &map).map_err(at("map the ids"))?;
+    if !without.leaves_out(Protection::UserNamespace) {
+        let map = format!("0 {} {RANGE}\n", spec.id_range_start);
+        fs::write(format!("/proc/{pid}/uid_map"), &map).map_err(at("map the ids"))?;
+        fs::write(format!("/proc/{pid}/gid_map"), &map).map_err(at("map the ids"))?;
+    }
     wire::send(line, init::MAPPED, &[], SendFlags::empty()).map_err(at("talk to the init"))?;
+    if !without.leaves_out(Protection::NetworkNamespace) {
+        make_link(ground, spec, &network_namespace)?;
+    }
+    wire::send(line, init::LINKED, &[], SendFlags::empty()).map_err(at("talk to the init"))?;
+    Ok(Handles { control, user_namespace, network_namespace })
+}
+
+fn make_link(ground: &Ground, spec: &SandboxSpec, namespace: &OwnedFd) -> Result<(), Failure> {
     let network = NodeNetwork { id: ground.id, plan: spec.plan };
-    link::create_instance_pair(&network, spec.address, network_namespace.as_fd()).map_err(|error| {
+    link::create_instance_pair(&network, spec.address, namespace.as_fd()).map_err(|error| {
         if matches!(error, link::PairError::Busy { .. }) {
             return Failure { step: Failure::BUSY.into(), errno: libc::EEXIST };
         }
-        at("make the link")(init::root_cause(error))
-    })?;
-    wire::send(line, init::LINKED, &[], SendFlags::empty()).map_err(at("talk to the init"))?;
-    Ok(Handles { control, user_namespace, network_namespace })
+        Failure::new("make the link", &init::root_cause(error))
+    })
 }
 
 /// Where the kernel put this process' arguments.

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     ids::Ids,
+    protection::Without,
     sandbox::Sandbox,
     spec::{Event, Held, SandboxSpec},
     wire,
@@ -147,12 +148,36 @@ impl Client {
         Err(KeeperError::Start { reason: "another one has its lock, but doesn't answer".into() })
     }
 
+    /// The keeper's process; `None`: the socket doesn't tell.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.link.shared.socket).ok()?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    }
+
     /// Makes a sandbox: namespaces, network, control group, an init parked in it. Blocks for some
     /// milliseconds. Calls from several threads are worked off in order.
     ///
     /// # Errors
     /// See [`MakeError`]; what was begun is taken away, and no end is reported.
     pub fn make(&self, spec: &SandboxSpec) -> Result<Sandbox, MakeError> {
+        self.make_with(spec, Without::default())
+    }
+
+    /// [`Client::make`], with protections left out; not in a release.
+    ///
+    /// # Errors
+    /// As [`Client::make`].
+    #[cfg(debug_assertions)]
+    pub fn make_without(
+        &self,
+        spec: &SandboxSpec,
+        left_out: &[crate::protection::Protection],
+    ) -> Result<Sandbox, MakeError> {
+        self.make_with(spec, Without::these(left_out))
+    }
+
+    fn make_with(&self, spec: &SandboxSpec, without: Without) -> Result<Sandbox, MakeError> {
         check(spec)?;
         let (answer, answered) = sync_channel(1);
         let shared = &self.link.shared;
@@ -166,7 +191,7 @@ impl Client {
             calls.waiting.insert(call, answer);
             call
         };
-        let request = Request::Make { call, spec: Box::new(spec.clone()) };
+        let request = Request::Make { call, spec: Box::new(spec.clone()), without: without.clone() };
         if shared.send(&request, &[]).is_err() {
             shared.lock().waiting.remove(&call);
             return Err(MakeError::Gone);
@@ -190,6 +215,7 @@ impl Client {
                 user_namespace,
                 network_namespace,
                 client: self.clone(),
+                without,
             }),
             Made::Failed(failure) if failure.step == Failure::BUSY => {
                 Err(MakeError::Busy { address: spec.address })

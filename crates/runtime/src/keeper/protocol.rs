@@ -1,16 +1,29 @@
 //! What server and keeper say to each other. A change that an older side would not understand
-//! raises [`VERSION`].
+//! raises [`VERSION`]. The newer of the two speaks the older one's:
+//!
+//! - 1: a sandbox is made for somebody; its output goes where `Make` says from the first moment. A keeper
+//!   of this version answers a `Hello` of another with its own and holds nothing back for it: one connects
+//!   again, and says 1.
+//! - 2: `Bind` says where the output goes, before a start; nothing is read before. A keeper answers a
+//!   `Hello` with the lower of both versions, and goes on in that.
+
+use std::path::PathBuf;
 
 use minato_model::ids::InstanceId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::Ids,
+    protection::Without,
     spec::{Ended, Held, SandboxSpec},
 };
 
 /// The version of the protocol.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// The first version.
+pub(crate) const FIRST: u32 = 1;
+/// The first version with [`Request::Bind`].
+pub(crate) const BINDS: u32 = 2;
 
 /// What the server says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -18,7 +31,14 @@ pub(crate) enum Request {
     /// First of all.
     Hello { version: u32 },
     /// Make a sandbox; answered under the same number.
-    Make { call: u64, spec: Box<SandboxSpec> },
+    Make {
+        call: u64,
+        spec: Box<SandboxSpec>,
+        #[serde(default, skip_serializing_if = "Without::is_nothing")]
+        without: Without,
+    },
+    /// It is about to be started: where its output goes. Since version 2.
+    Bind { instance: InstanceId, log: PathBuf, log_max: u64 },
     /// Its program was executed; the blob is its tag.
     Started { instance: InstanceId },
     /// Send it a signal.

@@ -19,7 +19,7 @@ use super::{
     children::{Child, Ground, State},
     ends::Ends,
     output::{STREAMS, Stream, Taken as Read},
-    protocol::{Failure, Reply, Request, VERSION},
+    protocol::{BINDS, FIRST, Failure, Reply, Request},
     server::Server,
 };
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
     crash,
     ids::Taken,
     init::{Told, monotonic},
+    protection::Without,
+    spec::SandboxSpec,
 };
 
 /// From so many instances on that log more than they may, all of them rest longer: what the keeper
@@ -88,6 +90,8 @@ pub(super) struct Keeper {
     ends: Ends,
     ids: Taken,
     ground: Ground,
+    /// The version that is spoken at most.
+    protocol: u32,
     ending: bool,
 }
 
@@ -98,6 +102,7 @@ impl Keeper {
         ends: Ends,
         ids: Taken,
         ground: Ground,
+        protocol: u32,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, Token::Listener.pack(), epoll::EventFlags::IN)?;
@@ -114,6 +119,7 @@ impl Keeper {
             ends,
             ids,
             ground,
+            protocol,
             ending: false,
         })
     }
@@ -155,7 +161,7 @@ impl Keeper {
     fn handle(&mut self, token: Token, flags: epoll::EventFlags) {
         match token {
             Token::Listener => self.accept(),
-            Token::Server(number) => self.serve(number),
+            Token::Server(number) => drop(self.serve(number)),
             Token::Exit(number) => self.exited(number),
             Token::Line(number) => self.hear(number, flags),
             Token::Stdout(number) => self.read(number, Stream::Stdout),
@@ -183,12 +189,14 @@ impl Keeper {
         Ok(epoll::add(&self.epoll, fd, token.pack(), flags)?)
     }
 
-    fn serve(&mut self, number: u64) {
-        let Some((current, server)) = &mut self.server else { return };
+    /// Obeys one request; whether there was one.
+    fn serve(&mut self, number: u64) -> bool {
+        let Some((current, server)) = &mut self.server else { return false };
         if *current != number {
-            return;
+            return false;
         }
         let received = server.flush().and_then(|()| server.receive());
+        let some = matches!(received, Ok(Some(_)));
         match received {
             Ok(Some((request, blob))) => self.obey(request, blob),
             Ok(None) => {}
@@ -196,6 +204,14 @@ impl Keeper {
             Err(_) => self.server = None,
         }
         self.rearm();
+        some
+    }
+
+    /// Obeys all that was asked up to now.
+    fn serve_all(&mut self) {
+        while let Some((number, _)) = self.server
+            && self.serve(number)
+        {}
     }
 
     /// Waits for room to send as long as something is queued.
@@ -211,7 +227,7 @@ impl Keeper {
 
     fn tell(&mut self, reply: &Reply, blob: &[u8], fds: Vec<OwnedFd>) {
         if let Some((_, server)) = &mut self.server
-            && server.greeted
+            && server.version.is_some()
             && server.send(reply, blob, fds).is_err()
         {
             self.server = None;
@@ -222,7 +238,8 @@ impl Keeper {
     fn obey(&mut self, request: Request, blob: Vec<u8>) {
         match request {
             Request::Hello { version } => self.greet(version),
-            Request::Make { call, spec } => self.make(call, *spec),
+            Request::Make { call, spec, without } => self.make(call, *spec, without),
+            Request::Bind { instance, log, log_max } => self.bind(&instance, log, log_max),
             Request::Started { instance } => match self.child(&instance) {
                 Some(child) => {
                     child.tag = blob;
@@ -253,31 +270,34 @@ impl Keeper {
         self.children.get_mut(self.numbers.get(instance)?)
     }
 
-    fn greet(&mut self, version: u32) {
+    fn greet(&mut self, theirs: u32) {
+        let version = theirs.min(self.protocol);
         let held: Vec<_> =
             self.children.values().map(|child| child.held(None)).chain(self.ends.all().cloned()).collect();
         if let Some((_, server)) = &mut self.server {
-            server.greeted = true;
+            server.version = Some(version);
         }
-        // Another version is told, and hangs up by itself.
-        let held = if version == VERSION { held } else { Vec::new() };
-        self.tell(&Reply::Hello { version: VERSION, ids: self.ids.ids, held: held.len() }, &[], Vec::new());
+        // Who speaks the first version holds nothing back for another.
+        let held = if version == theirs || version > FIRST { held } else { Vec::new() };
+        self.tell(&Reply::Hello { version, ids: self.ids.ids, held: held.len() }, &[], Vec::new());
         for mut held in held {
             let tag = std::mem::take(&mut held.tag);
             self.tell(&Reply::Held(Box::new(held)), &tag, Vec::new());
         }
     }
 
-    fn make(&mut self, call: u64, spec: crate::spec::SandboxSpec) {
+    fn make(&mut self, call: u64, spec: SandboxSpec, without: Without) {
         let instance = spec.instance.clone();
         let made = if self.ending || self.numbers.contains_key(&instance) {
             Err(Failure { step: "take the instance's id".into(), errno: libc::EEXIST })
         } else {
-            Child::make(&mut self.ground, call, spec)
+            Child::make(&mut self.ground, call, spec, &without)
         };
         match made {
-            Ok(child) => {
+            Ok(mut child) => {
                 crash::point("keeper.make.forked");
+                // Who speaks the first version never says it later.
+                child.bound = self.version() < BINDS;
                 let number = self.number();
                 let input = epoll::EventFlags::IN;
                 let watched = self
@@ -292,6 +312,28 @@ impl Keeper {
                 }
             }
             Err(failure) => self.tell(&Reply::NotMade { call, failure }, &[], Vec::new()),
+        }
+    }
+
+    fn version(&self) -> u32 {
+        self.server.as_ref().and_then(|(_, server)| server.version).unwrap_or(FIRST)
+    }
+
+    /// Says where an instance's output goes. It is said once, before anything was written.
+    fn bind(&mut self, instance: &InstanceId, log: PathBuf, log_max: u64) {
+        if self.version() < BINDS {
+            // Nonsense in what was agreed on.
+            self.server = None;
+            return;
+        }
+        let Some(number) = self.numbers.get(instance).copied() else { return };
+        if let Some(child) = self.children.get_mut(&number).filter(|child| !child.bound) {
+            child.bind(log, log_max);
+            if self.watch_output(number).is_err()
+                && let Some(child) = self.children.get(&number)
+            {
+                child.kill();
+            }
         }
     }
 
@@ -350,7 +392,7 @@ impl Keeper {
     }
 
     fn watch_output(&self, number: u64) -> io::Result<()> {
-        let Some(child) = self.children.get(&number) else { return Ok(()) };
+        let Some(child) = self.children.get(&number).filter(|child| child.bound) else { return Ok(()) };
         for (stream, token) in
             [(Stream::Stdout, Token::Stdout(number)), (Stream::Stderr, Token::Stderr(number))]
         {
@@ -362,6 +404,10 @@ impl Keeper {
     }
 
     fn exited(&mut self, number: u64) {
+        // A short life may be over before it is read here where its output goes; that was said first.
+        if self.children.get(&number).is_some_and(|child| !child.bound) {
+            self.serve_all();
+        }
         let Some(child) = self.children.get_mut(&number) else { return };
         let Some(ended) = child.end(now_ms()) else { return };
         crash::point("keeper.exited");
