@@ -87,7 +87,7 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
         let connection = walk.task.local.pool.take(lease.target(), !walk.task.idempotent);
         match walk.exchange(connection, &lease).await {
             Ok(Outcome::Begun(begun)) => {
-                lease.answered();
+                lease.answered(begun.head.status);
                 let waited = walk.waited(&lease);
                 return Ok(Attempt { begun, lease, waited });
             }

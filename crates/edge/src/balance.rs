@@ -89,7 +89,7 @@ mod tests {
         taken.sort_unstable();
         assert_eq!(taken, [1, 1, 2, 2]);
         assert_eq!(take(9), None, "a new instance stays within its concurrency");
-        targets[1].answered();
+        targets[1].answered(1);
         assert_eq!([take(1), take(2), take(3)], [Some(2), Some(2), None]);
     }
 

@@ -9,6 +9,8 @@ use std::{
 
 use minato_model::network::AddressPlan;
 
+use crate::handover::Inherited;
+
 /// How an edge is set up.
 #[derive(Debug)]
 pub struct Config {
@@ -20,6 +22,8 @@ pub struct Config {
     pub trusted_proxies: Vec<Prefix>,
     /// Where the host's resolvers are written, for names that aren't the cluster's.
     pub resolv_conf: PathBuf,
+    /// What a predecessor listened at: used instead of opening it anew.
+    pub inherited: Inherited,
     /// Bounds.
     pub limits: Limits,
 }
@@ -33,6 +37,7 @@ impl Config {
             plan,
             trusted_proxies: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            inherited: Inherited::default(),
             limits: Limits::default(),
         }
     }

@@ -12,19 +12,22 @@ use tokio::{
 use crate::{
     config::Config,
     handle::Handle,
+    handover::{Listening, Name, duplicate},
     names,
     serve::{self, Command, Life, Local},
     shared::Shared,
 };
 
 /// How long those who are told at the end that the node stops have to read it.
-const FAREWELL: Duration = Duration::from_millis(250);
+pub(crate) const FAREWELL: Duration = Duration::from_millis(250);
 
 /// A running edge. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct Edge {
-    handle: Handle,
-    life: watch::Sender<Life>,
+    pub(crate) handle: Handle,
+    pub(crate) life: watch::Sender<Life>,
+    /// The name server's sockets, to be handed over.
+    pub(crate) names: Vec<Listening>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -59,15 +62,20 @@ impl Edge {
                   connections handed over count against their bound"
     )]
     pub fn start(config: Config, wake: Arc<dyn Wake>) -> Result<Self, StartError> {
-        let Config { http, plan, trusted_proxies, resolv_conf, limits } = config;
+        let Config { http, plan, trusted_proxies, resolv_conf, inherited, limits } = config;
         if http.is_empty() {
             return Err(StartError::NoListener);
         }
         let (senders, receivers): (Vec<_>, Vec<_>) =
             http.iter().map(|_| mpsc::unbounded_channel::<Command>()).unzip();
-        let shared = Arc::new(Shared::new((limits, trusted_proxies, plan), wake, senders));
+        let shared = Arc::new(Shared::new((limits, trusted_proxies, plan), wake, senders, inherited));
         let (life, watching) = watch::channel(Life::Serving);
-        let mut edge = Self { handle: Handle { shared: Arc::clone(&shared) }, life, threads: Vec::new() };
+        let mut edge = Self {
+            handle: Handle { shared: Arc::clone(&shared) },
+            life,
+            names: Vec::new(),
+            threads: Vec::new(),
+        };
         for (index, (listener, commands)) in http.into_iter().zip(receivers).enumerate() {
             let (shared, life) = (Arc::clone(&shared), watching.clone());
             let seed = getrandom::u64().map_err(|error| StartError::Thread(io::Error::other(error)))?;
@@ -78,8 +86,12 @@ impl Edge {
         }
         if let Some(plan) = plan {
             let address = std::net::SocketAddr::from((plan.gateway(), 53));
-            let names = names::Server::bind(address, plan, resolv_conf, Arc::clone(&shared))
-                .map_err(|source| StartError::Names { address, source })?;
+            let fail = |source| StartError::Names { address, source };
+            let (udp, tcp) = shared.inherited().names(address).map_err(fail)?;
+            for socket in [duplicate(Name::NamesUdp, &udp), duplicate(Name::NamesTcp, &tcp)] {
+                edge.names.push(socket.map_err(fail)?);
+            }
+            let names = names::Server { udp, tcp, plan, resolv_conf, shared: Arc::clone(&shared) };
             edge.spawn("edge-names".to_owned(), async move || names.run(watching).await)?;
         }
         Ok(edge)
@@ -100,16 +112,22 @@ impl Edge {
     /// Ends the edge: takes no more connections, answers what was asked, and after `within` cuts
     /// what is left; whoever still waits for an instance then is told so. Resolves when all its
     /// threads have ended.
-    pub async fn drain(mut self, within: Duration) {
+    pub async fn drain(self, within: Duration) {
         let deadline = Instant::now() + within;
         self.life.send_replace(Life::Draining);
         let shared = Arc::clone(&self.handle.shared);
         shared.confirmed().await;
         if tokio::time::timeout_at(deadline, no_connections(&shared)).await.is_err() {
+            shared.end_all_streams();
             self.life.send_replace(Life::Ending);
             // Whoever reads slowly, or waits for a stream's end, is cut.
             drop(tokio::time::timeout(FAREWELL, no_connections(&shared)).await);
         }
+        self.end().await;
+    }
+
+    /// Ends all threads.
+    pub(crate) async fn end(mut self) {
         self.life.send_replace(Life::Ended);
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || join(threads)).await;
@@ -136,7 +154,8 @@ impl Edge {
     }
 }
 
-async fn no_connections(shared: &Shared) {
+/// Resolves when no client is connected.
+pub(crate) async fn no_connections(shared: &Shared) {
     loop {
         let ended = shared.ended.notified();
         if shared.connections() == 0 {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddrV4},
     sync::{Arc, PoisonError},
 };
 
@@ -17,7 +17,7 @@ use minato_model::{
 };
 use tokio::sync::oneshot;
 
-use crate::{listen, serve::Command, shared::Shared, snapshot::Snapshot, target::Target};
+use crate::{edge::FAREWELL, serve::Command, shared::Shared, snapshot::Snapshot, target::Target};
 
 /// The edge as the agent knows it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -41,6 +41,10 @@ impl Handle {
     fn listen(&self, snapshot: &Snapshot) {
         let Some(plan) = self.shared.plan else { return };
         let mut listening = self.shared.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, as retiring closes what is there.
+        if self.shared.is_retired() {
+            return;
+        }
         let mut before = std::mem::take(&mut *listening);
         for service in snapshot.services() {
             let offset = service.route.virtual_offset;
@@ -49,29 +53,24 @@ impl Handle {
                 if listening.contains_key(&(offset, port)) {
                     continue;
                 }
-                let stop = stop.or_else(|| self.listen_at(SocketAddr::from((plan.at(offset), port)), offset));
-                if let Some(stop) = stop {
-                    listening.insert((offset, port), stop);
-                }
+                let address = SocketAddrV4::new(plan.at(offset), port);
+                listening.insert((offset, port), stop.unwrap_or_else(|| self.listen_at(address, offset)));
             }
         }
         // Those left are of no service any more: dropping their senders stops them.
         drop::<BTreeMap<_, _>>(before);
     }
 
-    fn listen_at(&self, address: SocketAddr, offset: u16) -> Option<oneshot::Sender<()>> {
-        match listen::single(address) {
-            Ok(listener) => {
-                let (stop, stopped) = oneshot::channel();
-                let thread = usize::from(offset) % self.shared.threads().max(1);
-                self.shared.tell(thread, Command::Listen { listener, offset, stop: stopped });
-                Some(stop)
-            }
-            Err(error) => {
-                tracing::error!(%address, %error, "a virtual address can't be listened at");
-                None
-            }
-        }
+    fn listen_at(&self, address: SocketAddrV4, offset: u16) -> oneshot::Sender<()> {
+        let (stop, stopped) = oneshot::channel();
+        let thread = usize::from(offset) % self.shared.threads().max(1);
+        let listener = self.shared.inherited().virtual_address(address);
+        let listener = listener.inspect_err(|error| {
+            tracing::error!(%address, %error, "a virtual address can't be listened at yet");
+        });
+        let command = Command::Listen { address, listener: listener.ok(), offset, stop: stopped };
+        self.shared.tell(thread, command);
+        stop
     }
 }
 
@@ -108,14 +107,16 @@ impl Routing for Handle {
     }
 
     fn admit(&self, endpoint: Endpoint) {
-        let release = self.shared.release(&endpoint.release);
+        let shared = &self.shared;
+        let release = shared.release(&endpoint.release);
         let target = {
             let mut instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
             let known = instances.entry(endpoint.instance.clone()).or_default();
             if known.target.as_ref().is_some_and(|target| !target.is_withdrawn()) {
                 return;
             }
-            let target = Arc::new(Target::new(self.shared.next_serial(), endpoint, self.shared.clock.now()));
+            let target =
+                Arc::new(Target::new(shared.next_serial(), endpoint, shared.clock.now(), shared.threads()));
             known.target = Some(Arc::clone(&target));
             target
         };
@@ -148,12 +149,22 @@ impl Routing for Handle {
         })
     }
 
-    fn streams_over(&self, _instance: &InstanceId) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    fn streams_over(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
+        let target = self.target(instance);
+        Box::pin(async move {
+            if let Some(target) = target {
+                target.streams_over().await;
+            }
+        })
     }
 
-    fn end_streams(&self, _instance: &InstanceId) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    fn end_streams(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
+        let Some(target) = self.target(instance) else { return Box::pin(std::future::ready(())) };
+        target.end_streams();
+        Box::pin(async move {
+            // What a client doesn't take isn't waited for.
+            drop(tokio::time::timeout(FAREWELL, target.streams_over()).await);
+        })
     }
 
     fn forget(&self, instance: &InstanceId) {
@@ -181,6 +192,6 @@ impl Routing for Handle {
     }
 
     fn traffic(&self, instance: &InstanceId) -> Traffic {
-        self.target(instance).map(|target| target.traffic()).unwrap_or_default()
+        self.target(instance).map(|target| target.traffic(self.shared.clock)).unwrap_or_default()
     }
 }

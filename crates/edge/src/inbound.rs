@@ -24,7 +24,8 @@ use tokio::{
 use crate::{
     answer::Answer,
     clock::{Clock, Micros, micros},
-    config::Limits,
+    handover::RETIRED_IDLE,
+    serve::Local,
     shared::Counted,
     upstream::connection::drained,
 };
@@ -120,27 +121,36 @@ impl Phase {
 
     /// Resolves when the connection has been in its phase for too long. Late by at most half of the
     /// time for a head.
-    pub(crate) async fn overdue(&self, limits: &Limits) -> Overdue {
+    pub(crate) async fn overdue(&self, local: &Local) -> Overdue {
+        let limits = &local.shared.limits;
         let tick = (limits.head / 2).min(limits.idle);
         loop {
             let now = self.clock.now();
             let blocked = self.blocked_since.load(Relaxed);
-            let (since, limit, overdue) = if blocked != 0 {
-                (blocked, limits.stream_idle, Overdue::Blocked)
+            let (end, overdue) = if blocked != 0 {
+                (blocked + micros(limits.stream_idle), Overdue::Blocked)
             } else if self.in_request.load(Relaxed) {
-                (now, limits.stream_idle, Overdue::Blocked)
+                (now + micros(limits.stream_idle), Overdue::Blocked)
             } else {
                 match self.head_since.load(Relaxed) {
-                    0 => (self.idle_since.load(Relaxed), limits.idle, Overdue::Idle),
-                    since => (since, limits.head, Overdue::Head),
+                    0 => (self.idle_until(local), Overdue::Idle),
+                    since => (since + micros(limits.head), Overdue::Head),
                 }
             };
-            let left = (since + micros(limit)).saturating_sub(now);
+            let left = end.saturating_sub(now);
             if left == 0 {
                 return overdue;
             }
             tokio::time::sleep(Duration::from_micros(left).min(tick)).await;
         }
+    }
+
+    /// Until when the next request may be waited for.
+    fn idle_until(&self, local: &Local) -> Micros {
+        let since = self.idle_since.load(Relaxed);
+        let end = since + micros(local.shared.limits.idle);
+        let retired = local.retired_at().map(|at| at.max(since) + micros(RETIRED_IDLE));
+        retired.map_or(end, |retired| end.min(retired))
     }
 
     fn read(&self) {

@@ -14,6 +14,7 @@
 pub mod config;
 pub mod edge;
 pub mod handle;
+pub mod handover;
 pub mod listen;
 
 mod answer;

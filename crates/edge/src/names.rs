@@ -13,7 +13,7 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use crate::{listen, serve::Life, shared::Shared};
+use crate::{serve::Life, shared::Shared};
 use forward::{Forwarder, Transport};
 use reply::Reply;
 
@@ -25,11 +25,11 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// A name server that is about to run.
 pub(crate) struct Server {
-    udp: std::net::UdpSocket,
-    tcp: std::net::TcpListener,
-    plan: AddressPlan,
-    resolv_conf: PathBuf,
-    shared: Arc<Shared>,
+    pub(crate) udp: std::net::UdpSocket,
+    pub(crate) tcp: std::net::TcpListener,
+    pub(crate) plan: AddressPlan,
+    pub(crate) resolv_conf: PathBuf,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// A running one.
@@ -42,18 +42,7 @@ struct Running {
 }
 
 impl Server {
-    pub(crate) fn bind(
-        address: SocketAddr,
-        plan: AddressPlan,
-        resolv_conf: PathBuf,
-        shared: Arc<Shared>,
-    ) -> io::Result<Self> {
-        let udp = std::net::UdpSocket::bind(address)?;
-        udp.set_nonblocking(true)?;
-        Ok(Self { udp, tcp: listen::single(address)?, plan, resolv_conf, shared })
-    }
-
-    /// Answers until the edge has ended.
+    /// Answers until the edge has ended, or has a successor.
     pub(crate) async fn run(self, mut life: watch::Receiver<Life>) {
         let (udp, tcp) = match (UdpSocket::from_std(self.udp), TcpListener::from_std(self.tcp)) {
             (Ok(udp), Ok(tcp)) => (Rc::new(udp), tcp),
@@ -72,7 +61,7 @@ impl Server {
         tokio::select! {
             () = packets(&running, &udp) => {}
             () = connections(&running, &tcp) => {}
-            _ = life.wait_for(|life| *life == Life::Ended) => {}
+            _ = life.wait_for(|life| matches!(life, Life::Ended | Life::Retiring)) => {}
         }
     }
 }

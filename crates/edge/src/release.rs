@@ -12,6 +12,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
+use http::StatusCode;
 use minato_model::{
     ids::ReleaseKey,
     route::Route,
@@ -52,6 +53,7 @@ pub(crate) struct Release {
 pub(crate) struct Lease {
     release: Arc<Release>,
     target: Arc<Target>,
+    stream: bool,
 }
 
 impl Release {
@@ -109,7 +111,7 @@ impl Release {
         let random = balance::mix(self.draws.fetch_add(1, Relaxed));
         let target = Arc::clone(balance::pick(&targets, room, self.clock, avoid, random)?);
         self.in_flight.fetch_add(1, SeqCst);
-        Some(Lease { release: Arc::clone(self), target })
+        Some(Lease { release: Arc::clone(self), target, stream: false })
     }
 
     /// Lets requests go to an instance, first those that wait.
@@ -216,11 +218,22 @@ impl Lease {
         &self.release
     }
 
-    /// The instance gave an answer.
-    pub(crate) fn answered(&self) {
-        if self.target.answered() {
+    /// The instance began to answer.
+    pub(crate) fn answered(&self, status: StatusCode) {
+        if status.is_server_error() {
+            self.target.failed();
+        }
+        if self.target.answered(self.release.clock.now()) {
             // It may be given more now.
             self.release.dispatch();
+        }
+    }
+
+    /// The answer may last.
+    pub(crate) fn begin_stream(&mut self) {
+        if !self.stream {
+            self.stream = true;
+            self.target.begin_stream();
         }
     }
 
@@ -251,7 +264,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.target.give_back();
+        self.target.give_back(self.stream);
         self.release.in_flight.fetch_sub(1, SeqCst);
         self.release.fell();
         self.release.dispatch();

@@ -3,9 +3,10 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    io,
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     pin::pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -21,7 +22,10 @@ use tokio::{
 use crate::{
     answer::Answer,
     balance::mix,
+    clock::{Micros, micros},
+    handover::{self, CLAIM, Listening, Name, duplicate},
     inbound::{Entry, Inbound, Overdue, Phase, Stream},
+    listen,
     shared::{Counted, Shared},
     upstream::pool::Pool,
     walk,
@@ -36,7 +40,15 @@ pub(crate) enum Command {
     /// Cut all connections to a target.
     Cut(u64),
     /// Accept connections at a virtual address, until told to stop.
-    Listen { listener: std::net::TcpListener, offset: u16, stop: oneshot::Receiver<()> },
+    Listen {
+        address: SocketAddrV4,
+        /// `None`: the address is taken yet, or not there; it is tried again and again.
+        listener: Option<std::net::TcpListener>,
+        offset: u16,
+        stop: oneshot::Receiver<()>,
+    },
+    /// Duplicate all listening sockets.
+    Listeners(oneshot::Sender<io::Result<Vec<Listening>>>),
     /// Serve a connection that another thread accepted.
     Serve { stream: std::net::TcpStream, peer: SocketAddr, entry: Entry, counted: Counted },
 }
@@ -46,6 +58,8 @@ pub(crate) enum Command {
 pub(crate) enum Life {
     /// It takes connections.
     Serving,
+    /// It takes no more, as a successor does, and ends each that it has after its next answer.
+    Retiring,
     /// It takes no more, and ends those that it has after their answer.
     Draining,
     /// Whoever still waits is told so.
@@ -61,6 +75,10 @@ pub(crate) struct Local {
     pub(crate) life: watch::Receiver<Life>,
     /// Room for the head of a request.
     pub(crate) scratch: RefCell<Vec<u8>>,
+    /// What this thread listens at.
+    listeners: RefCell<Vec<(Name, Weak<TcpListener>)>>,
+    /// Since when the edge retires; 0: it doesn't.
+    retired_at: Cell<Micros>,
     index: usize,
     ids: Cell<u64>,
 }
@@ -72,9 +90,22 @@ impl Local {
             shared,
             life,
             scratch: RefCell::default(),
+            listeners: RefCell::default(),
+            retired_at: Cell::new(0),
             index,
             ids: Cell::new(seed),
         }
+    }
+
+    /// Since when there is a successor, if there is one.
+    pub(crate) fn retired_at(&self) -> Option<Micros> {
+        Some(self.retired_at.get()).filter(|at| *at != 0)
+    }
+
+    fn duplicates(&self) -> io::Result<Vec<Listening>> {
+        let listeners = self.listeners.borrow();
+        let alive = listeners.iter().filter_map(|(name, listener)| Some((*name, listener.upgrade()?)));
+        alive.map(|(name, listener)| duplicate(name, &*listener)).collect()
     }
 
     /// A new request id.
@@ -91,10 +122,7 @@ pub(crate) async fn run(
     listener: std::net::TcpListener,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
-    match TcpListener::from_std(listener) {
-        Ok(listener) => spawn(accept(Rc::clone(&local), listener, Entry::Public, None)),
-        Err(error) => tracing::error!(%error, "a listener could not be registered"),
-    }
+    listen(&local, Name::Http, listener, Entry::Public, None);
     let mut life = local.life.clone();
     let mut sweep = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -104,9 +132,25 @@ pub(crate) async fn run(
                 Some(command) => obey(&local, command),
                 None => return,
             },
-            _ = life.wait_for(|life| *life == Life::Ended) => return,
-            _ = sweep.tick() => local.pool.sweep(),
+            changed = life.changed() => {
+                let now = if changed.is_ok() { *life.borrow_and_update() } else { Life::Ended };
+                match now {
+                    Life::Ended => return,
+                    Life::Retiring => local.retired_at.set(local.shared.clock.now()),
+                    Life::Serving | Life::Draining | Life::Ending => {}
+                }
+            }
+            _ = sweep.tick() => clear(&local),
         }
+    }
+}
+
+/// What is done once a second.
+fn clear(local: &Local) {
+    local.pool.sweep();
+    local.listeners.borrow_mut().retain(|(_, listener)| listener.strong_count() > 0);
+    if local.index == 0 && local.shared.clock.now() > micros(CLAIM) {
+        handover::close_unclaimed(&local.shared);
     }
 }
 
@@ -121,12 +165,14 @@ fn obey(local: &Rc<Local>, command: Command) {
         Command::Confirm(done) => drop(done.send(())),
         Command::Withdraw(serial) => local.pool.withdraw(serial),
         Command::Cut(serial) => local.pool.cut(serial),
-        Command::Listen { listener, offset, stop } => match TcpListener::from_std(listener) {
-            Ok(listener) => {
-                spawn(accept(Rc::clone(local), listener, Entry::Virtual { offset }, Some(stop)));
-            }
-            Err(error) => tracing::error!(%error, "a listener could not be registered"),
-        },
+        Command::Listen { address, listener: Some(listener), offset, stop } => {
+            listen(local, Name::Virtual(address), listener, Entry::Virtual { offset }, Some(stop));
+        }
+        Command::Listen { address, listener: None, offset, stop } => {
+            spawn(listen_later(Rc::clone(local), address, offset, stop));
+        }
+        // Nobody waits any more: fine.
+        Command::Listeners(answer) => drop(answer.send(local.duplicates())),
         Command::Serve { stream, peer, entry, counted } => match TcpStream::from_std(stream) {
             Ok(stream) => spawn(serve(Rc::clone(local), stream, peer, entry, counted)),
             Err(error) => tracing::warn!(%error, "a connection could not be registered"),
@@ -134,8 +180,45 @@ fn obey(local: &Rc<Local>, command: Command) {
     }
 }
 
+fn listen(
+    local: &Rc<Local>,
+    name: Name,
+    listener: std::net::TcpListener,
+    entry: Entry,
+    stop: Option<oneshot::Receiver<()>>,
+) {
+    match TcpListener::from_std(listener) {
+        Ok(listener) => {
+            let listener = Rc::new(listener);
+            local.listeners.borrow_mut().push((name, Rc::downgrade(&listener)));
+            spawn(accept(Rc::clone(local), listener, entry, stop));
+        }
+        Err(error) => tracing::error!(%error, "a listener could not be registered"),
+    }
+}
+
+/// Listens as soon as that can be done: a predecessor may still do so itself.
+async fn listen_later(local: Rc<Local>, address: SocketAddrV4, offset: u16, mut stop: oneshot::Receiver<()>) {
+    let mut life = local.life.clone();
+    loop {
+        tokio::select! {
+            _ = &mut stop => return,
+            _ = life.wait_for(|life| *life != Life::Serving) => return,
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+        if let Ok(listener) = listen::single(address.into()) {
+            return listen(&local, Name::Virtual(address), listener, Entry::Virtual { offset }, Some(stop));
+        }
+    }
+}
+
 /// Accepts connections until told to stop, or until the edge drains.
-async fn accept(local: Rc<Local>, listener: TcpListener, entry: Entry, stop: Option<oneshot::Receiver<()>>) {
+async fn accept(
+    local: Rc<Local>,
+    listener: Rc<TcpListener>,
+    entry: Entry,
+    stop: Option<oneshot::Receiver<()>>,
+) {
     let mut life = local.life.clone();
     let mut stop = pin!(async {
         match stop {
@@ -146,6 +229,10 @@ async fn accept(local: Rc<Local>, listener: TcpListener, entry: Entry, stop: Opt
     loop {
         while local.shared.is_full(local.index) {
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The successor accepts what comes now, even if there is no end to it.
+        if *life.borrow() == Life::Retiring {
+            return;
         }
         let accepted = tokio::select! {
             biased;
@@ -227,7 +314,7 @@ async fn converse(local: &Rc<Local>, inbound: &Rc<Inbound>) {
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let mut overdue = pin!(inbound.phase.overdue(limits));
+    let mut overdue = pin!(inbound.phase.overdue(local));
     let mut life = local.life.clone();
     let mut draining = false;
     loop {
@@ -242,7 +329,7 @@ async fn converse(local: &Rc<Local>, inbound: &Rc<Inbound>) {
                 }
                 return;
             }
-            _ = life.wait_for(|life| *life != Life::Serving), if !draining => {
+            _ = life.wait_for(|life| !matches!(life, Life::Serving | Life::Retiring)), if !draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -4,8 +4,8 @@ use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
 };
 
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::{
     clock::Clock,
     config::{Limits, Prefix},
+    handover::Inherited,
     observe::{self, Totals},
     release::Release,
     serve::Command,
@@ -39,6 +40,9 @@ pub(crate) struct Shared {
     pub(crate) listening: Mutex<BTreeMap<(u16, u16), oneshot::Sender<()>>>,
     callers: RwLock<BTreeMap<Ipv4Addr, (InstanceId, ServiceKey)>>,
     releases: Mutex<BTreeMap<ReleaseKey, Arc<Release>>>,
+    /// Sockets of a predecessor that no service has claimed yet.
+    inherited: Mutex<Inherited>,
+    retired: AtomicBool,
     threads: Vec<Thread>,
     serials: AtomicU64,
     /// A connection has ended.
@@ -74,6 +78,7 @@ impl Shared {
         config: (Limits, Vec<Prefix>, Option<AddressPlan>),
         wake: Arc<dyn Wake>,
         commands: Vec<mpsc::UnboundedSender<Command>>,
+        inherited: Inherited,
     ) -> Self {
         let (limits, trusted, plan) = config;
         let thread = |commands| Thread { commands, connections: AtomicUsize::new(0) };
@@ -89,6 +94,8 @@ impl Shared {
             listening: Mutex::default(),
             callers: RwLock::default(),
             releases: Mutex::default(),
+            inherited: Mutex::new(inherited),
+            retired: AtomicBool::new(false),
             threads: commands.into_iter().map(thread).collect(),
             serials: AtomicU64::new(1),
             ended: Notify::new(),
@@ -133,6 +140,28 @@ impl Shared {
         let mut callers = self.callers.write().unwrap_or_else(PoisonError::into_inner);
         if callers.get(&address).is_some_and(|(other, _)| other == instance) {
             callers.remove(&address);
+        }
+    }
+
+    pub(crate) fn inherited(&self) -> MutexGuard<'_, Inherited> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A successor listens now: nothing is to be listened at from here any more.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, SeqCst);
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(SeqCst)
+    }
+
+    /// Ends the streams of every instance.
+    pub(crate) fn end_all_streams(&self) {
+        let instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        for target in instances.values().filter_map(|known| known.target.as_ref()) {
+            target.end_streams();
         }
     }
 

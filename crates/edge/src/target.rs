@@ -1,7 +1,10 @@
 //! An instance as the edge sees it: what it carries now, and whether it may be given more.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+    sync::atomic::{
+        AtomicBool, AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
     time::Duration,
 };
 
@@ -23,48 +26,93 @@ pub(crate) struct Target {
     pub(crate) serial: u64,
     pub(crate) endpoint: Endpoint,
     pub(crate) admitted_at: Micros,
-    in_flight: AtomicU32,
+    carried: AtomicU64,
     requests: AtomicU64,
-    answered: AtomicBool,
+    errors: AtomicU64,
+    /// When an answer began last; 0: it gave none yet.
+    answered_at: AtomicU64,
+    /// For each edge thread, since when the oldest of its requests waits for an answer; 0: none does.
+    pub(crate) oldest: Box<[AtomicU64]>,
     withdrawn: AtomicBool,
     suspended_until: AtomicU64,
     refusals: AtomicU32,
-    quiet: Notify,
+    /// A withdrawn one carries less.
+    quieter: Notify,
+    streams_end: AtomicBool,
+    ending: Notify,
+}
+
+/// What an instance carries, in one word of memory: streams in the upper half, all requests in the
+/// lower.
+#[derive(Debug, Clone, Copy)]
+struct Carried(u64);
+
+const STREAM: u64 = 1 << 32;
+
+impl Carried {
+    fn in_flight(self) -> u32 {
+        u32::try_from(self.0 % STREAM).unwrap_or(u32::MAX)
+    }
+
+    fn streams(self) -> u32 {
+        u32::try_from(self.0 / STREAM).unwrap_or(u32::MAX)
+    }
 }
 
 impl Target {
-    pub(crate) fn new(serial: u64, endpoint: Endpoint, admitted_at: Micros) -> Self {
+    /// An instance that was admitted just now, to an edge of so many threads.
+    pub(crate) fn new(serial: u64, endpoint: Endpoint, admitted_at: Micros, threads: usize) -> Self {
         Self {
             serial,
             endpoint,
             admitted_at,
-            in_flight: AtomicU32::new(0),
+            carried: AtomicU64::new(0),
             requests: AtomicU64::new(0),
-            answered: AtomicBool::new(false),
+            errors: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
+            oldest: (0..threads).map(|_| AtomicU64::new(0)).collect(),
             withdrawn: AtomicBool::new(false),
             suspended_until: AtomicU64::new(0),
             refusals: AtomicU32::new(0),
-            quiet: Notify::new(),
+            quieter: Notify::new(),
+            streams_end: AtomicBool::new(false),
+            ending: Notify::new(),
         }
     }
 
+    fn carried(&self) -> Carried {
+        Carried(self.carried.load(SeqCst))
+    }
+
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(SeqCst)
+        self.carried().in_flight()
     }
 
     /// Takes a place if fewer than `limit` are taken.
     pub(crate) fn take(&self, limit: u32) -> bool {
-        let taken = self.in_flight.fetch_update(SeqCst, SeqCst, |n| (n < limit).then(|| n + 1)).is_ok();
+        let more = |carried| (Carried(carried).in_flight() < limit).then(|| carried + 1);
+        let taken = self.carried.fetch_update(SeqCst, SeqCst, more).is_ok();
         if taken {
             self.requests.fetch_add(1, SeqCst);
         }
         taken
     }
 
-    /// Gives a place back.
-    pub(crate) fn give_back(&self) {
-        if self.in_flight.fetch_sub(1, SeqCst) == 1 && self.is_withdrawn() {
-            self.quiet.notify_waiters();
+    /// What has a place turns out to be a stream.
+    pub(crate) fn begin_stream(&self) {
+        self.carried.fetch_add(STREAM, SeqCst);
+        self.became_quieter();
+    }
+
+    /// Gives a place back, that of a stream or another.
+    pub(crate) fn give_back(&self, stream: bool) {
+        self.carried.fetch_sub(if stream { STREAM + 1 } else { 1 }, SeqCst);
+        self.became_quieter();
+    }
+
+    fn became_quieter(&self) {
+        if self.is_withdrawn() {
+            self.quieter.notify_waiters();
         }
     }
 
@@ -73,26 +121,29 @@ impl Target {
         self.requests.fetch_sub(1, SeqCst);
     }
 
-    /// It gave an answer: it works. Whether it may be given more than before because of it.
-    pub(crate) fn answered(&self) -> bool {
+    /// It began to answer: it works. Whether it may be given more than before because of it.
+    pub(crate) fn answered(&self, now: Micros) -> bool {
         let recovered = self.refusals.load(SeqCst) != 0;
         if recovered {
             self.refusals.store(0, SeqCst);
             self.suspended_until.store(0, SeqCst);
         }
-        let first = !self.answered.load(SeqCst) && !self.answered.swap(true, SeqCst);
+        let first = self.answered_at.swap(now, SeqCst) == 0;
         first || recovered
     }
 
     pub(crate) fn has_answered(&self) -> bool {
-        self.answered.load(SeqCst)
+        self.answered_at.load(SeqCst) != 0
+    }
+
+    /// It failed a request: gave no answer, or a 5xx.
+    pub(crate) fn failed(&self) {
+        self.errors.fetch_add(1, SeqCst);
     }
 
     pub(crate) fn withdraw(&self) {
         self.withdrawn.store(true, SeqCst);
-        if self.in_flight() == 0 {
-            self.quiet.notify_waiters();
-        }
+        self.quieter.notify_waiters();
     }
 
     pub(crate) fn is_withdrawn(&self) -> bool {
@@ -112,19 +163,54 @@ impl Target {
         until != 0 && until > clock.now()
     }
 
-    /// Resolves when it carries nothing.
+    /// Resolves when it carries nothing but streams.
     pub(crate) async fn quiet(&self) {
+        self.carries(|carried| carried.in_flight() == carried.streams()).await;
+    }
+
+    /// Resolves when it carries no stream.
+    pub(crate) async fn streams_over(&self) {
+        self.carries(|carried| carried.streams() == 0).await;
+    }
+
+    async fn carries(&self, so: impl Fn(Carried) -> bool) {
         loop {
-            let changed = self.quiet.notified();
-            if self.in_flight() == 0 {
+            let changed = self.quieter.notified();
+            if so(self.carried()) {
                 return;
             }
             changed.await;
         }
     }
 
-    pub(crate) fn traffic(&self) -> Traffic {
-        Traffic { requests: self.requests.load(SeqCst), in_flight: self.in_flight(), ..Traffic::default() }
+    /// Lets its streams end, those that begin later too.
+    pub(crate) fn end_streams(&self) {
+        self.streams_end.store(true, SeqCst);
+        self.ending.notify_waiters();
+    }
+
+    /// Resolves when its streams shall end.
+    pub(crate) async fn streams_end(&self) {
+        let ending = self.ending.notified();
+        if !self.streams_end.load(SeqCst) {
+            ending.await;
+        }
+    }
+
+    pub(crate) fn traffic(&self, clock: Clock) -> Traffic {
+        let now = clock.now();
+        let since = |at: Micros| Duration::from_micros(now.saturating_sub(at));
+        let waits = self.oldest.iter().map(|at| at.load(Relaxed)).filter(|at| *at != 0);
+        let answered_at = self.answered_at.load(SeqCst);
+        let carried = self.carried();
+        Traffic {
+            requests: self.requests.load(SeqCst),
+            in_flight: carried.in_flight(),
+            streams: carried.streams(),
+            errors: self.errors.load(SeqCst),
+            oldest: waits.min().map(since),
+            answered: (answered_at != 0).then(|| since(answered_at)),
+        }
     }
 }
 
@@ -140,7 +226,7 @@ pub(crate) mod tests {
             port: 1,
             cold: None,
         };
-        Target::new(serial, endpoint, 1)
+        Target::new(serial, endpoint, 1, 1)
     }
 
     #[tokio::test(start_paused = true)]

@@ -52,7 +52,7 @@ pub(crate) async fn answer(
     };
     // Whether the client may still be sending when it is answered.
     let has_body = !request.body().is_end_stream();
-    match pass_on(local, inbound, request, began).await {
+    let mut response = match pass_on(local, inbound, request, began).await {
         Ok(passed) => respond(local, inbound, passed, &end),
         Err(Refused { answer, release }) => {
             let end = end(answer.status(), release);
@@ -66,7 +66,12 @@ pub(crate) async fn answer(
             }
             response
         }
+    };
+    if local.retired_at().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // The client finds the successor with its next request.
+        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 /// An instance's answer has begun.

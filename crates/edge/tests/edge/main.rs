@@ -3,6 +3,7 @@
 
 mod bodies;
 mod cold;
+mod handover;
 mod heads;
 mod life;
 mod names;

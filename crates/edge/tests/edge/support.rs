@@ -58,9 +58,13 @@ pub(crate) fn bed() -> Bed {
 
 pub(crate) fn bed_with(plan: Option<AddressPlan>, change: impl FnOnce(&mut Config)) -> Bed {
     let http = listen::bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
-    let address = http[0].local_addr().unwrap();
     let mut config = Config::new(http, plan);
     change(&mut config);
+    bed_of(config)
+}
+
+pub(crate) fn bed_of(config: Config) -> Bed {
+    let address = config.http[0].local_addr().unwrap();
     let (tell, told) = mpsc::unbounded_channel();
     let edge = Edge::start(config, Arc::new(Agent(tell))).unwrap();
     Bed { handle: edge.handle(), edge, address, told }
