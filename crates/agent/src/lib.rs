@@ -32,6 +32,7 @@ mod slice;
 mod start;
 mod stop;
 mod table;
+mod top;
 mod view;
 
 use std::{
@@ -194,6 +195,8 @@ fn node(config: Config, deps: Deps) -> Node {
         metrics: Metrics::default(),
         signals: Signals::default(),
         slots: Arc::new(Semaphore::new(2 * cores)),
+        slots_all: u32::try_from(2 * cores).unwrap_or(u32::MAX),
+        looks: tokio::sync::Mutex::default(),
         loops: TaskTracker::new(),
         tasks: TaskTracker::new(),
         over: CancellationToken::new(),

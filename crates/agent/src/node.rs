@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     prepare::Trees,
     table::{Orders, Phase, Preparation, Record, ReleaseState, Table},
+    top::Looks,
 };
 
 /// How often the loop looks at everything, asked or not.
@@ -53,6 +54,10 @@ pub(crate) struct Node {
     pub(crate) signals: Signals,
     /// Starts that go on at the same time, first come first served.
     pub(crate) slots: Arc<Semaphore>,
+    /// How many there are of them.
+    pub(crate) slots_all: u32,
+    /// The looks at what it uses, by those who ask.
+    pub(crate) looks: tokio::sync::Mutex<Looks>,
     /// What follows, decides and reports.
     pub(crate) loops: TaskTracker,
     /// Instances, and what is done on the side.

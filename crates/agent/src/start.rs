@@ -27,6 +27,7 @@ use crate::{
     decide::DrainCause,
     drain, health,
     life::{Fault, Stop, fault_of},
+    metrics::Started,
     node::Node,
     prepare::{Prepared, whole},
     slice,
@@ -79,13 +80,17 @@ pub(crate) async fn start(
 ) -> Result<(), Stop> {
     let plan = plan(node, id, key, prepared).map_err(|fault| unmade(node, id, Stop::Fault(fault)))?;
     let (address, begun) = (plan.sandbox.address, plan.begun);
+    let waiting = Instant::now();
     let slot = tokio::select! {
         slot = Arc::clone(&node.slots).acquire_owned() => slot,
         stop = unwanted(orders) => return Err(unmade(node, id, stop)),
     };
     crash::point("start.begun");
     node.routing.introduce(id, &key.service, address);
-    let asked_by = node.table().instances.get(id).map(|record| record.asked_by.clone());
+    let asked_by = node.table().instances.get_mut(id).map(|record| {
+        record.slot_ms = Some(milliseconds(waiting.elapsed()));
+        record.asked_by.clone()
+    });
     node.record("instance_starting", key, id, "its sandbox is made", json!({ "asked_by": asked_by }));
     let launching = tokio::task::spawn_blocking(move || {
         let mut launched = launch(plan)?;
@@ -195,8 +200,9 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
     });
     crash::point("start.ready");
     let mut table = node.table();
-    let mut asked_by = String::new();
+    let (mut asked_by, mut slot_ms, mut pooled) = (String::new(), None, None);
     if let Some(record) = table.instances.get_mut(id) {
+        (slot_ms, pooled) = (record.slot_ms, record.pooled);
         record.phase = Phase::Ready { since: Instant::now() };
         record.phases = phases;
         "requests go to it".clone_into(&mut record.reason);
@@ -209,10 +215,11 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
     drop(table);
     node.signals.changed(&key.service);
     if cold {
-        node.metrics.started(&phases);
+        node.metrics.started(Started { phases, slot_ms, pooled });
     }
     let reason = if cold { "it listens, and requests go to it" } else { "it ran already, and was adopted" };
-    node.record("instance_ready", key, id, reason, json!({ "phases": phases, "asked_by": asked_by }));
+    let data = json!({ "phases": phases, "asked_by": asked_by, "slot_ms": slot_ms, "pooled": pooled });
+    node.record("instance_ready", key, id, reason, data);
 }
 
 /// Everything that is known before the start; one look at the table.

@@ -5,10 +5,11 @@ use minato_model::{
     ids::InstanceId,
     inventory::{Instance, InstanceState},
     node::{Life, LogLine, LogQuery, NodeView},
+    top::Top,
 };
 use tokio::time::Instant;
 
-use crate::{Agent, logs, node::Node, prepare::whole};
+use crate::{Agent, logs, metrics::Now, node::Node, prepare::whole, top};
 
 /// Every state that metrics count.
 const STATES: [(&str, InstanceState); 3] = [
@@ -80,7 +81,22 @@ impl NodeView for Agent {
     fn metrics(&self) -> String {
         let present = present(&self.node);
         let count = |state| present.iter().filter(|instance| instance.state == state).count();
-        self.node.metrics.text(&STATES.map(|(name, state)| (name, count(state))))
+        let (slots, slots_taken, slots_waiting) = top::slots(&self.node);
+        let pool = self.node.pool_figures();
+        self.node.metrics.text(&Now {
+            instances: &STATES.map(|(name, state)| (name, count(state))),
+            sandboxes_ready: u32::try_from(pool.parked.len()).unwrap_or(u32::MAX),
+            sandboxes_target: pool.target,
+            sandboxes_pooled: pool.taken,
+            sandboxes_cold: pool.missed,
+            slots,
+            slots_taken,
+            slots_waiting,
+        })
+    }
+
+    fn top(&self) -> BoxFuture<'_, Top> {
+        Box::pin(top::top(&self.node))
     }
 }
 

@@ -14,6 +14,7 @@ mod rollouts;
 mod schemas;
 mod server;
 mod stream;
+mod top;
 mod why;
 
 use std::{sync::Arc, time::Duration};
@@ -101,6 +102,7 @@ fn endpoints() -> Vec<Endpoint> {
         changes::endpoints(),
         apps::endpoints(),
         instances::endpoints(),
+        top::endpoints(),
         why::endpoints(),
         logs::endpoints(),
         events::endpoints(),

@@ -10,6 +10,7 @@ use crate::{
     inventory::Instance,
     network::AddressPlan,
     time::Moment,
+    top::Top,
 };
 
 /// What a node says of itself when it joins, kept under `/nodes/<node>`.
@@ -46,6 +47,10 @@ pub trait NodeView: Send + Sync + 'static {
 
     /// Prometheus text of what this node measured.
     fn metrics(&self) -> String;
+
+    /// What it has and uses now. Cheap, except that the first look after a while takes the fifth of a
+    /// second that shares and rates need.
+    fn top(&self) -> BoxFuture<'_, Top>;
 }
 
 /// The story of one instance, for `why`.
@@ -53,8 +58,14 @@ pub trait NodeView: Send + Sync + 'static {
 pub struct Life {
     /// What it is.
     pub instance: Instance,
-    /// What asked for its start: `request`, `minimum`, `rollout`, `replacement`.
+    /// What asked for its start: `request`, `minimum`, `rollout`, `replacement`, `recycle`.
     pub asked_by: String,
+    /// Whether it took a sandbox that was made ahead; `None`: it didn't come to that, or it isn't known.
+    #[serde(default)]
+    pub pooled: Option<bool>,
+    /// How long its start waited for others to leave it room, in milliseconds.
+    #[serde(default)]
+    pub slot_ms: Option<f64>,
     /// How long each phase of its start took.
     pub phases: Phases,
     /// How it ended: an exit status, a signal, out of memory.

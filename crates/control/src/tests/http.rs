@@ -130,6 +130,7 @@ async fn what_is_wrong_says_so() {
     assert_eq!(api.ask("GET", "/api/v1/releases?service=shop/web", None).await.0, 404);
     assert_eq!(api.ask("GET", "/api/v1/why?thing=shop@x", None).await.0, 404);
     assert_eq!(api.ask("GET", "/api/v1/instances?state=x", None).await.0, 400);
+    assert_eq!(api.ask("GET", "/api/v1/top?app=No", None).await.0, 400);
 }
 
 #[tokio::test]
@@ -158,6 +159,10 @@ async fn the_whole_way_of_an_app() {
     assert_eq!(instances["instances"][0]["id"], "instance01");
     let (_, none) = api.ask("GET", "/api/v1/instances?app=blog", None).await;
     assert_eq!(none["instances"], json!([]));
+    let (_, top) = api.ask("GET", "/api/v1/top?app=shop", None).await;
+    assert_eq!(top["nodes"][0]["instances"][0]["cpu"], 0.25);
+    let (_, none) = api.ask("GET", "/api/v1/top?app=blog", None).await;
+    assert_eq!((&none["nodes"][0]["instances"], &none["nodes"][0]["at_rest"]), (&json!([]), &json!(2)));
     let (_, metrics) = api.ask("GET", "/metrics", None).await;
     assert_eq!(metrics, "minato_instances{state=\"ready\"} 1\nextra 1\n");
     assert_eq!(api.ask("DELETE", "/api/v1/apps/shop", None).await.0, 200);
@@ -251,6 +256,7 @@ async fn the_description_fits_the_answers() {
         ("/api/v1/apps", "Apps"),
         ("/api/v1/apps/shop", "Apps"),
         ("/api/v1/instances", "Instances"),
+        ("/api/v1/top", "Tops"),
         ("/api/v1/why?thing=instance01", "Why"),
         ("/api/v1/logs?service=shop/web&limit=1", "LogLine"),
         ("/api/v1/events?limit=1", "Event"),

@@ -24,6 +24,7 @@ use minato_model::{
     reference::ImageReference,
     slice::Slice,
     time::Moment,
+    top::{InstanceTop, Machine, PhaseTop, Pool, Process, ServiceTop, Starts, Top, Used},
 };
 use minato_state::{Write, list_all, sqlite};
 use tokio::sync::Notify;
@@ -124,6 +125,8 @@ impl NodeView for View {
             known.then(|| Life {
                 instance: instance(),
                 asked_by: "request".to_owned(),
+                pooled: Some(true),
+                slot_ms: Some(0.05),
                 phases: Phases {
                     taken: Some(0.1),
                     mounted: Some(0.25),
@@ -153,6 +156,44 @@ impl NodeView for View {
 
     fn metrics(&self) -> String {
         "minato_instances{state=\"ready\"} 1\n".to_owned()
+    }
+
+    fn top(&self) -> BoxFuture<'_, Top> {
+        Box::pin(async { top() })
+    }
+}
+
+/// A look at the node, with one of everything.
+fn top() -> Top {
+    let Instance { id, app, service, release, state, .. } = instance();
+    let used = Used { cpu: Some(0.25), memory: Some(9 << 20), requests: 7, in_flight: 1, ..Used::default() };
+    let (app_, service_) = (app.clone(), service.clone());
+    Top {
+        node: node(),
+        at: NOW,
+        since_ms: Some(2_000),
+        machine: Machine::default(),
+        server: Process::default(),
+        keeper: Some(Process::default()),
+        pool: Pool::default(),
+        starts: Starts {
+            phases: vec![PhaseTop { phase: "taken".to_owned(), p50_ms: 0.1, p99_ms: 3.0 }],
+            ..Starts::default()
+        },
+        held: 0,
+        services: vec![ServiceTop { app: app_, service: service_, instances: 1, ready: 1, held: 0, used }],
+        at_rest: 2,
+        instances: vec![InstanceTop {
+            id,
+            app,
+            service,
+            release,
+            state,
+            age_ms: 60_000,
+            memory_max: 128 << 20,
+            pids_max: 256,
+            used,
+        }],
     }
 }
 
