@@ -56,12 +56,23 @@ impl Edge {
     ///
     /// # Errors
     /// See [`StartError`].
+    pub fn start(config: Config, wake: Arc<dyn Wake>) -> Result<Self, StartError> {
+        let edge = Self::prepare(config, wake)?;
+        edge.open();
+        Ok(edge)
+    }
+
+    /// The same, but nothing that comes to its listeners is taken until it is [opened](Self::open): a
+    /// predecessor has the same sockets, and answers until this edge knows what it does.
+    ///
+    /// # Errors
+    /// See [`StartError`].
     #[expect(
         clippy::disallowed_methods,
         reason = "the agent's calls must not wait for an edge thread; each leaves at most one command a thread, and \
                   connections handed over count against their bound"
     )]
-    pub fn start(config: Config, wake: Arc<dyn Wake>) -> Result<Self, StartError> {
+    pub fn prepare(config: Config, wake: Arc<dyn Wake>) -> Result<Self, StartError> {
         let Config { http, plan, trusted_proxies, resolv_conf, inherited, limits } = config;
         if http.is_empty() {
             return Err(StartError::NoListener);
@@ -69,7 +80,7 @@ impl Edge {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             http.iter().map(|_| mpsc::unbounded_channel::<Command>()).unzip();
         let shared = Arc::new(Shared::new((limits, trusted_proxies, plan), wake, senders, inherited));
-        let (life, watching) = watch::channel(Life::Serving);
+        let (life, watching) = watch::channel(Life::Preparing);
         let mut edge = Self {
             handle: Handle { shared: Arc::clone(&shared) },
             life,
@@ -95,6 +106,17 @@ impl Edge {
             edge.spawn("edge-names".to_owned(), async move || names.run(watching).await)?;
         }
         Ok(edge)
+    }
+
+    /// Takes connections from now on.
+    pub fn open(&self) {
+        self.life.send_if_modified(|life| {
+            let prepared = *life == Life::Preparing;
+            if prepared {
+                *life = Life::Serving;
+            }
+            prepared
+        });
     }
 
     /// What the agent is handed.

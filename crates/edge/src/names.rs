@@ -58,6 +58,8 @@ impl Server {
             forwarded: Semaphore::new(FORWARDED_MAX),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         });
+        // Without an edge there is an error, now and below.
+        drop(life.wait_for(|life| *life != Life::Preparing).await);
         tokio::select! {
             () = packets(&running, &udp) => {}
             () = connections(&running, &tcp) => {}

@@ -56,6 +56,8 @@ pub(crate) enum Command {
 /// Where the edge is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
+    /// It takes no connections yet.
+    Preparing,
     /// It takes connections.
     Serving,
     /// It takes no more, as a successor does, and ends each that it has after its next answer.
@@ -137,7 +139,7 @@ pub(crate) async fn run(
                 match now {
                     Life::Ended => return,
                     Life::Retiring => local.retired_at.set(local.shared.clock.now()),
-                    Life::Serving | Life::Draining | Life::Ending => {}
+                    Life::Preparing | Life::Serving | Life::Draining | Life::Ending => {}
                 }
             }
             _ = sweep.tick() => clear(&local),
@@ -226,6 +228,10 @@ async fn accept(
             None => std::future::pending().await,
         }
     });
+    tokio::select! {
+        _ = life.wait_for(|life| *life != Life::Preparing) => {}
+        () = &mut stop => return,
+    }
     loop {
         while local.shared.is_full(local.index) {
             tokio::time::sleep(Duration::from_millis(5)).await;
