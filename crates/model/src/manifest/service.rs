@@ -364,7 +364,13 @@ fn recycle(parent: &Table<'_>) -> Recycle {
         table.get("requests").and_then(|value| value.integer(0..=u64::from(u32::MAX))),
     );
     recycle.age = duration(&table, "age", recycle.age, SECOND..=30 * 86_400 * SECOND);
-    set(&mut recycle.in_flight_millis, table.get("in_flight").and_then(|value| value.thousandths(1_000.0)));
+    if let Some(value) = table.get("in_flight") {
+        set(&mut recycle.in_flight_millis, value.thousandths(1_000.0));
+        if (1..1_000).contains(&recycle.in_flight_millis) {
+            let message = "`in_flight` is below 1: every instance would have too much";
+            value.refuse(Code::InvalidValue, message, Some("0 means never".to_owned()));
+        }
+    }
     set(
         &mut recycle.memory_growth_millis,
         table.get("memory_growth").and_then(|value| value.thousandths(1_000.0)),

@@ -132,6 +132,56 @@ fn what_is_wrong_is_said_with_its_place() {
 }
 
 #[test]
+fn renewal_is_on_unless_it_is_said_otherwise() {
+    let web = |text: &str| one(&format!("{HEAD}{text}")).services.pop_first().unwrap().1;
+    let default = web("");
+    assert_eq!(default.drain_streams, Duration::from_secs(3_600));
+    let Recycle { requests, age, in_flight_millis, memory_growth_millis } = default.recycle;
+    assert_eq!((requests, in_flight_millis, memory_growth_millis), (1_000_000, 2_000, 500));
+    assert_eq!(age, Duration::from_secs(7_200));
+    // What is left out keeps its default.
+    let some = web("drain_streams = \"0s\"\nrecycle = { age = \"1s\", requests = 1_000 }");
+    assert_eq!(some.drain_streams, Duration::ZERO);
+    assert_eq!(some.recycle, Recycle { age: Duration::from_secs(1), requests: 1_000, ..Recycle::default() });
+    // 0 is never; the age has no never.
+    let never =
+        web("[services.web.recycle]\nrequests = 0\nin_flight = 0\nmemory_growth = 0.0\nage = \"30d\"");
+    let Recycle { requests, age, in_flight_millis, memory_growth_millis } = never.recycle;
+    assert_eq!((requests, in_flight_millis, memory_growth_millis), (0, 0, 0));
+    assert_eq!(age, Duration::from_secs(30 * 86_400));
+    let fine = web("recycle = { in_flight = 1.5, memory_growth = 0.125 }").recycle;
+    assert_eq!((fine.in_flight_millis, fine.memory_growth_millis), (1_500, 125));
+}
+
+#[test]
+fn what_is_wrong_about_renewal_is_said_with_its_place() {
+    check(
+        &format!("{HEAD}drain_streams = \"8d\""),
+        "4 invalid_value services.web.drain_streams: `drain_streams` is 8d; it can be 0s to 1d",
+    );
+    check(
+        &format!("{HEAD}[services.web.recycle]\nage = \"0s\""),
+        "5 invalid_value services.web.recycle.age: `age` is 0s; it can be 1s to 30d",
+    );
+    check(
+        &format!("{HEAD}[services.web.recycle]\nrequests = -1"),
+        "5 invalid_value services.web.recycle.requests: `requests` is -1; it can be 0 to 4294967295",
+    );
+    check(
+        &format!("{HEAD}[services.web.recycle]\nin_flight = 0.5"),
+        "5 invalid_value services.web.recycle.in_flight: `in_flight` is below 1: every instance would have too much | 0 means never",
+    );
+    check(
+        &format!("{HEAD}[services.web.recycle]\nmemory_growth = \"50%\""),
+        "5 wrong_type services.web.recycle.memory_growth: `memory_growth` takes a number, not a string | write it as `memory_growth = 0.5`",
+    );
+    check(
+        &format!("{HEAD}[services.web.recycle]\nagee = \"1h\""),
+        "5 unknown_key services.web.recycle.agee: `agee` is no key of [services.web.recycle] | did you mean `age`?",
+    );
+}
+
+#[test]
 fn a_route_belongs_to_one_service() {
     let text = format!(
         "{HEAD}hosts = [\"a.localhost\"]\n[services.api]\nimage = \"x\"\nhosts = [\"a.localhost\"]\n"
@@ -160,12 +210,10 @@ fn what_does_not_work_yet_is_refused() {
         "slow_start = \"1s\"",
         "rate = { per = \"address\" }",
         "sign = \"required\"",
-        "drain_streams = \"1h\"",
         "protocol = \"grpc\"",
         "balance = \"ewma\"",
         "balance = \"hash:cookie:x\"",
         "tls = { redirect = true }",
-        "recycle = { age = \"2h\" }",
         "breaker = { failures = 5 }",
         "metrics = { path = \"/metrics\" }",
         "place = { spread = \"zone\" }",

@@ -193,6 +193,47 @@ fn an_app_comes_stays_moves_and_goes() {
 }
 
 #[test]
+fn how_instances_are_renewed_belongs_to_the_service() {
+    check(
+        r#"
+        image a:1 1
+        apply
+            app = "shop"
+            [services.web]
+            image = "a:1"
+        end
+        plan
+            app = "shop"
+            [services.web]
+            image = "a:1"
+            drain_streams = "1h"
+            recycle = { requests = 1_000_000, age = "2h", in_flight = 2.0, memory_growth = 0.5 }
+        end
+        apply
+            app = "shop"
+            [services.web]
+            image = "a:1"
+            drain_streams = "90s"
+            recycle = { requests = 0, age = "1d", in_flight = 1.5, memory_growth = 0 }
+        end
+        "#,
+        r#"
+        > image a:1 1
+        > apply
+        create shop/web: - -> release 1 (111111111111): it is new: a:1 is 111111111111
+        > plan
+        nothing to do
+        > apply
+        update shop/web drain_streams: 1h -> 90s: it belongs to the service: nothing starts anew
+        update shop/web recycle.requests: 1000000 -> 0: it belongs to the service: nothing starts anew
+        update shop/web recycle.age: 2h -> 1d: it belongs to the service: nothing starts anew
+        update shop/web recycle.in_flight: 2 -> 1.5: it belongs to the service: nothing starts anew
+        update shop/web recycle.memory_growth: 0.5 -> 0: it belongs to the service: nothing starts anew
+        "#,
+    );
+}
+
+#[test]
 fn a_release_says_what_differs_but_no_value_of_its_environment() {
     check(
         r#"
