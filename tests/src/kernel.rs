@@ -1,7 +1,11 @@
 //! What a server has in the kernel, looked at from outside.
 #![expect(clippy::unwrap_used, reason = "a test that can't look fails here")]
 
-use std::{path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::run;
 
@@ -46,4 +50,82 @@ fn processes(id: &str, data: &str) -> Vec<String> {
             .then(|| format!("process {pid} {}", line.replace('\0', " ")))
     };
     pids.filter_map(found).collect()
+}
+
+/// How much a running server and its keeper have of everything that the kernel counts. Compared with
+/// another of the same server, it says what was not given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Census(BTreeMap<&'static str, usize>);
+
+impl Census {
+    /// Counts. A namespace lives by a process, a descriptor or a mount, and all three are counted.
+    ///
+    /// # Panics
+    /// When the machine can't be asked.
+    #[must_use]
+    pub fn take(data: &Path, server: u32, keeper: u32) -> Self {
+        let id = std::fs::read_to_string(data.join("id")).unwrap().trim().to_owned();
+        let short = format!("mn{}", id.get(..6).unwrap_or(&id));
+        let said = |program: &str, words: &[&str]| run(Command::new(program).args(words)).ok().stdout;
+        let lines = |text: String, with: &str| text.lines().filter(|line| line.contains(with)).count();
+        let processes = processes(&id, &data.to_string_lossy());
+        let pids = processes.iter().filter_map(|line| line.split(' ').nth(1)?.parse::<u32>().ok());
+        let namespaces: BTreeSet<_> = pids.flat_map(|pid| links(pid, "ns")).collect();
+        let table = format!("minato_{id}");
+        let groups = format!("*/minato-{id}*");
+        let mounts = |pid| std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap().lines().count();
+        Self(BTreeMap::from([
+            ("processes", processes.len()),
+            ("namespaces", namespaces.len()),
+            (
+                "control groups",
+                said("find", &["/sys/fs/cgroup", "-type", "d", "-path", &groups]).lines().count(),
+            ),
+            ("links", lines(said("ip", &["-o", "link"]), &short)),
+            ("routes", lines(said("ip", &["route", "show", "table", "all"]), &short)),
+            ("neighbours", lines(said("ip", &["neigh", "show", "nud", "all"]), &short)),
+            // Words and not lines: a set has all its elements on one.
+            ("rules", said("nft", &["list", "table", "inet", &table]).split_whitespace().count()),
+            ("mounts of the server", mounts(server)),
+            ("mounts of the keeper", mounts(keeper)),
+            ("descriptors of the server", links(server, "fd").len()),
+            ("descriptors of the keeper", links(keeper, "fd").len()),
+            ("threads of the keeper", std::fs::read_dir(format!("/proc/{keeper}/task")).unwrap().count()),
+        ]))
+    }
+
+    /// Of what there is more than before.
+    #[must_use]
+    pub fn more_than(&self, before: &Self) -> Vec<String> {
+        let more = self.0.iter().filter_map(|(what, number)| {
+            let had = before.0.get(what).copied().unwrap_or(0);
+            (*number > had).then(|| format!("{what}: {number}, and {had} before"))
+        });
+        more.collect()
+    }
+}
+
+/// What the entries of a folder of a process's `/proc` point to.
+fn links(pid: u32, folder: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/{folder}")) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
+}
+
+/// The resident memory of a process, in bytes.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// How many processes of a program of this name run in a data directory's instances.
+#[must_use]
+pub fn programs(data: &Path, name: &str) -> usize {
+    let id = std::fs::read_to_string(data.join("id")).unwrap_or_default();
+    let running = processes(id.trim(), &data.to_string_lossy());
+    running.iter().filter(|line| line.split(' ').nth(2).is_some_and(|path| path.ends_with(name))).count()
 }

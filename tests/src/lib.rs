@@ -19,7 +19,7 @@ pub mod wire;
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -178,12 +178,27 @@ impl Server {
     /// # Panics
     /// When it isn't ready within a minute.
     pub fn spawn(&mut self, arguments: &[&str]) {
+        let line = self.launch(arguments, &[]);
+        let said = || std::fs::read_to_string(self.log()).unwrap_or_default();
+        assert!(line.starts_with("ready "), "the server isn't ready: {line}{}", said());
+    }
+
+    /// Starts the server again with further variables, which may end it before it is ready: says
+    /// whether it came to be.
+    #[must_use]
+    pub fn spawn_armed(&mut self, variables: &[(&str, &str)]) -> bool {
+        self.launch(&[], variables).starts_with("ready ")
+    }
+
+    /// Starts the server, and reads the line that it says when it is ready.
+    fn launch(&mut self, arguments: &[&str], variables: &[(&str, &str)]) -> String {
         let log = std::fs::OpenOptions::new().append(true).create(true).open(self.log()).unwrap();
         let mut child = Command::new(program())
             .args(["server", "--data"])
             .arg(self.data())
             .args(["--api", &self.api.to_string(), "--http", &self.http.to_string()])
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -191,9 +206,22 @@ impl Server {
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said = || std::fs::read_to_string(self.log()).unwrap_or_default();
-        assert!(line.starts_with("ready "), "the server isn't ready: {line}{}", said());
         self.child = Some(child);
+        line
+    }
+
+    /// Waits until it has died of a signal by itself.
+    ///
+    /// # Panics
+    /// When it doesn't, or ends in another way.
+    #[track_caller]
+    pub fn crashed(&mut self) {
+        let mut child = self.child.take().expect("the server runs");
+        let ended = until("the server to crash", || match child.try_wait().unwrap() {
+            Some(status) => Ok(status),
+            None => Err("it runs".to_owned()),
+        });
+        assert_eq!(ended.signal(), Some(9), "{ended}");
     }
 
     /// Its data directory.

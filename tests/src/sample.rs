@@ -57,6 +57,12 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Does nothing for a time: what is loaded or measured over one.
+#[expect(clippy::disallowed_methods, reason = "processes run in real time")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// A client that keeps its connection.
 #[derive(Debug)]
 pub struct Client {
@@ -148,6 +154,10 @@ impl Load {
                         Ok((status, body)) => Err(format!("{status}: {body}")),
                         Err(error) => Err(error.to_string()),
                     };
+                    if answer.is_err() {
+                        // Where nobody listens it fails at once, and would do nothing else.
+                        pause(Duration::from_millis(5));
+                    }
                     shots.push(Shot { begun, ended: now(), answer });
                 }
                 shots

@@ -58,6 +58,7 @@ fn without_a_server_every_command_says_how_to_start_one() {
         &["logs", "shop/web"],
         &["logs", "-f", "shop/web"],
         &["events"],
+        &["top", "--once"],
         &["release", "list", "shop/web"],
         &["build", "/bin/busybox", "-t", "shop/web:1"],
     ] {
@@ -79,7 +80,6 @@ fn what_isnt_there_yet_is_refused_by_name() {
         &["token", "list"],
         &["open"],
         &["ca", "export"],
-        &["top"],
         &["rollback", "shop"],
         &["store", "list"],
         &["secret", "set"],
