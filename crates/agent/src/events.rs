@@ -22,8 +22,8 @@ use minato_model::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// How many events are kept in memory, and so can be read.
-const KEPT: usize = 10_000;
+/// How many events are kept in memory, and so can be read: those of some hundreds of lives.
+const KEPT: usize = 5_000;
 /// A file of this size is set aside; the one set aside before it is removed.
 const FILE_MAX: u64 = 8 << 20;
 /// Events on their way to the file: some seconds of a node in trouble.
@@ -45,13 +45,14 @@ pub struct OpenError {
 pub struct FileJournal {
     ring: Mutex<Ring>,
     last: watch::Sender<u64>,
-    lines: Option<SyncSender<String>>,
+    lines: Option<SyncSender<Arc<str>>>,
     writer: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
 struct Ring {
-    events: VecDeque<(u64, Event)>,
+    /// As lines of the file: a fraction of what they take as data, and one allocation each.
+    events: VecDeque<(u64, Arc<str>)>,
     last: u64,
 }
 
@@ -108,17 +109,15 @@ impl Journal for FileJournal {
     fn record(&self, event: Event) {
         let mut ring = self.ring();
         let seq = ring.last + 1;
-        match serde_json::to_string(&Line { seq, event: &event }) {
-            Ok(mut line) => {
-                line.push('\n');
-                // Sent under the lock, so that the file has the ring's order.
-                if self.lines.as_ref().is_some_and(|lines| lines.try_send(line).is_err()) {
-                    tracing::warn!(seq, "event not written to the journal's file");
-                }
-            }
-            Err(error) => tracing::error!(%error, seq, "event can't be written as JSON"),
+        let line: Arc<str> = match serde_json::to_string(&Line { seq, event: &event }) {
+            Ok(line) => format!("{line}\n").into(),
+            Err(error) => return tracing::error!(%error, seq, "event can't be written as JSON"),
+        };
+        // Sent under the lock, so that the file has the ring's order.
+        if self.lines.as_ref().is_some_and(|lines| lines.try_send(Arc::clone(&line)).is_err()) {
+            tracing::warn!(seq, "event not written to the journal's file");
         }
-        ring.push(seq, event);
+        ring.push(seq, line);
         drop(ring);
         self.last.send_replace(seq);
     }
@@ -129,7 +128,12 @@ impl Journal for FileJournal {
             Some(after) => ring.events.partition_point(|(seq, _)| *seq <= after),
             None => ring.events.len().saturating_sub(limit),
         };
-        ring.events.iter().skip(from).take(limit).cloned().collect()
+        let lines: Vec<_> = ring.events.iter().skip(from).take(limit).cloned().collect();
+        drop(ring);
+        let read = |(seq, line): (u64, Arc<str>)| {
+            Some((seq, serde_json::from_str::<Line<Event>>(&line).ok()?.event))
+        };
+        lines.into_iter().filter_map(read).collect()
     }
 
     fn grown(&self, above: u64) -> BoxFuture<'_, ()> {
@@ -144,11 +148,11 @@ impl Journal for FileJournal {
 }
 
 impl Ring {
-    fn push(&mut self, seq: u64, event: Event) {
+    fn push(&mut self, seq: u64, line: Arc<str>) {
         if self.events.len() == KEPT {
             self.events.pop_front();
         }
-        self.events.push_back((seq, event));
+        self.events.push_back((seq, line));
         self.last = seq;
     }
 
@@ -159,17 +163,18 @@ impl Ring {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
-        let mut line = Vec::new();
+        let mut bytes = Vec::new();
         loop {
-            line.clear();
-            if reader.read_until(b'\n', &mut line)? == 0 {
+            bytes.clear();
+            if reader.read_until(b'\n', &mut bytes)? == 0 {
                 return Ok(false);
             }
-            if !line.ends_with(b"\n") {
+            if !bytes.ends_with(b"\n") {
                 return Ok(true);
             }
-            match serde_json::from_slice::<Line<Event>>(&line) {
-                Ok(Line { seq, event }) if seq > self.last => self.push(seq, event),
+            let line = String::from_utf8_lossy(&bytes);
+            match serde_json::from_str::<Line<Event>>(&line) {
+                Ok(Line { seq, .. }) if seq > self.last => self.push(seq, line.into()),
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, path = %path.display(), "journal line not readable"),
             }
@@ -185,7 +190,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, lines: &Receiver<String>) {
+    fn run(mut self, lines: &Receiver<Arc<str>>) {
         while let Ok(line) = lines.recv() {
             if let Err(error) = self.write(&line) {
                 tracing::warn!(%error, path = %self.path.display(), "journal not written");

@@ -72,7 +72,7 @@ fn both_memory_and_files_are_bounded() {
     assert_eq!(journal.read(None, 1)[0].0, 320);
 
     let mut ring = Ring::default();
-    (1..=KEPT as u64 + 5).for_each(|seq| ring.push(seq, event(seq)));
+    (1..=KEPT as u64 + 5).for_each(|seq| ring.push(seq, "{}\n".into()));
     assert_eq!((ring.events.len(), ring.events[0].0), (KEPT, 6));
 }
 
