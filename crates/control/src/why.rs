@@ -1,10 +1,13 @@
 //! Why: the story of an app, a service, a release or an instance, in lines for people.
 
+mod renewals;
+mod start;
+
 use minato_model::{
     code::{Code, Problem},
     event::Event,
     ids::{AppName, InstanceId, ReleaseKey, ServiceKey},
-    inventory::Failure,
+    inventory::{Failure, Preparation},
     node::Life,
 };
 use minato_planner::{release, rollout::Seen};
@@ -99,11 +102,17 @@ async fn of_service(
     }
     for (node, report) in world.reports_of(key) {
         for standing in &report.releases {
+            if standing.preparation == Preparation::Preparing {
+                lines.push(format!("  on {node}, release {}: its image is being prepared", standing.number));
+            }
             let Some(failing) = &standing.failing else { continue };
             lines.push(format!("  on {node}, release {}: {}", standing.number, failure(failing)));
             lines.extend(last_lines(core, &failing.instance).await);
         }
     }
+    let seen = core.journal.read(None, EVENTS_SEEN);
+    let own = seen.iter().map(|(_, event)| event).filter(|event| is_of(event, key));
+    lines.extend(renewals::summary(own));
     Ok(lines)
 }
 
@@ -181,34 +190,19 @@ async fn of_instance(core: &Core, id: &InstanceId) -> Result<Why, Problem> {
     let Some(life) = life(core, id).await else { return Err(unknown(id.as_str())) };
     let instance = &life.instance;
     let state = serde_json::to_value(instance.state).unwrap_or_default();
-    let mut lines = vec![
-        format!(
-            "instance {id} of {}/{}@{} on {}: {}{}",
-            instance.app,
-            instance.service,
-            instance.release,
-            instance.node,
-            state.as_str().unwrap_or_default(),
-            if instance.reason.is_empty() { String::new() } else { format!(": {}", instance.reason) }
-        ),
-        format!("  started at {}, asked by {}", instance.started_at, life.asked_by),
-    ];
-    let phases = [
-        ("taken", life.phases.taken),
-        ("mounted", life.phases.mounted),
-        ("executed", life.phases.executed),
-        ("listening", life.phases.listening),
-    ];
-    let mut before = 0.0;
-    for (name, at) in phases {
-        let Some(at) = at else {
-            lines.push(format!("  {name:<10} not reached"));
-            break;
-        };
-        lines.push(format!("  {name:<10} {at:>9.2} ms  (+{:.2})", at - before));
-        before = at;
-    }
+    let mut lines = vec![format!(
+        "instance {id} of {}/{}@{} on {}: {}{}",
+        instance.app,
+        instance.service,
+        instance.release,
+        instance.node,
+        state.as_str().unwrap_or_default(),
+        if instance.reason.is_empty() { String::new() } else { format!(": {}", instance.reason) }
+    )];
+    lines.extend(start::lines(&life));
     lines.push(format!("  {} requests, {} in flight", instance.requests, instance.in_flight));
+    let seen = core.journal.read(None, EVENTS_SEEN);
+    lines.extend(renewals::of_instance(seen.iter().map(|(_, event)| event), id));
     lines.extend(life.end.iter().map(|end| format!("  it ended: {end}")));
     lines.extend(life.findings.iter().map(|finding| format!("  {finding}")));
     if !life.last_lines.is_empty() {
@@ -219,15 +213,6 @@ async fn of_instance(core: &Core, id: &InstanceId) -> Result<Why, Problem> {
     Ok(Why { thing: id.to_string(), kind: "instance", lines, life: Some(life) })
 }
 
-/// The phases of the start that an event tells of, where it tells of one.
-fn phases(event: &Event) -> String {
-    let Some(phases) = event.data.get("phases") else { return String::new() };
-    let known = ["taken", "mounted", "executed", "listening"].iter();
-    let reached: Vec<_> =
-        known.filter_map(|name| Some(format!("{name} {:.1}", phases.get(name)?.as_f64()?))).collect();
-    if reached.is_empty() { String::new() } else { format!(" ({} ms)", reached.join(", ")) }
-}
-
 /// The last events that concern a thing.
 fn events(core: &Core, concerns: impl Fn(&Event) -> bool) -> Vec<String> {
     let all = core.journal.read(None, EVENTS_SEEN);
@@ -236,7 +221,10 @@ fn events(core: &Core, concerns: impl Fn(&Event) -> bool) -> Vec<String> {
         .rev()
         .filter(|(_, event)| concerns(event))
         .take(EVENTS)
-        .map(|(_, event)| format!("  {} {}: {}{}", event.at, event.kind, event.reason, phases(event)))
+        .map(|(_, event)| {
+            let figures = [start::figures(event), renewals::cost(event)].concat();
+            format!("  {} {}: {}{figures}", event.at, event.kind, event.reason)
+        })
         .collect();
     lines.reverse();
     if !lines.is_empty() {

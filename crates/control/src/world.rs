@@ -173,7 +173,7 @@ fn plain<K: FromStr>(key: &str) -> Option<K> {
     key.parse().ok()
 }
 
-fn on_node(key: &str) -> Option<OnNode> {
+pub(crate) fn on_node(key: &str) -> Option<OnNode> {
     let (node, service) = key.split_once('/')?;
     Some(OnNode { service: service.parse().ok()?, node: node.parse().ok()? })
 }

@@ -59,7 +59,7 @@ pub(super) const SCHEMAS: &[(&str, Fields)] = &[
     (
         "Instance",
         &[
-            ("id", "string"),
+            ("id", "string?"),
             ("app", "string"),
             ("service", "string"),
             ("release", "integer"),

@@ -1,13 +1,16 @@
 //! The API as it is on the wire.
 #![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
+use std::time::Duration;
+
+use minato_model::event::Event;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use super::rig::{Manner, Rig, TOKEN};
+use super::rig::{Manner, NOW, Rig, TOKEN, key};
 
 const SHOP: &str = "app = \"shop\"\n[services.web]\nimage = \"shop/web:1\"\nhosts = [\"shop.localhost\"]\n";
 
@@ -198,7 +201,9 @@ async fn why_tells_the_story() {
     assert!(why("shop/web@1").await.contains("state serving"));
     let story = why("instance01").await;
     for part in [
-        "asked by request",
+        "asked by request: requests needed more instances",
+        "waited 0.05 ms for a slot",
+        "taken from the pool",
         "executed        1.50 ms  (+1.25)",
         "listening  not reached",
         "127.0.0.1 only",
@@ -206,6 +211,66 @@ async fn why_tells_the_story() {
     ] {
         assert!(story.contains(part), "{part} is missing in:\n{story}");
     }
+}
+
+/// What nodes report of instances that there are none of yet.
+#[tokio::test]
+async fn who_is_to_come_is_listed() {
+    let api = Api::start().await;
+    let row = async |state: &str| {
+        for _ in 0..2_000 {
+            let (_, list) = api.ask("GET", "/api/v1/instances?all=false&app=shop", None).await;
+            let found = list["instances"].as_array().unwrap().iter().find(|row| row["state"] == state);
+            if let Some(row) = found.cloned() {
+                return row;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no instance is {state}")
+    };
+    api.rig.manner(1, Some(Manner::Unpacks));
+    api.apply().await;
+    let preparing = row("preparing").await;
+    assert_eq!((&preparing["id"], &preparing["release"]), (&Value::Null, &json!(1)));
+    assert_eq!((&preparing["node"], &preparing["pid"]), (&json!("node-1"), &Value::Null));
+    let (_, why) = api.ask("GET", "/api/v1/why?thing=shop/web", None).await;
+    assert!(why.to_string().contains("on node-1, release 1: its image is being prepared"), "{why}");
+
+    api.rig.manner(1, None);
+    api.rig.stable("shop/web", 1).await;
+    api.rig.manner(1, Some(Manner::Crashes));
+    api.rig.load("shop/web", 1);
+    let waiting = row("backing_off").await;
+    assert!(waiting["id"].as_str().unwrap().starts_with("crashed"), "{waiting}");
+    assert!(waiting["reason"].as_str().unwrap().contains("no next try before"), "{waiting}");
+}
+
+#[tokio::test]
+async fn renewals_are_told() {
+    let api = Api::start().await;
+    api.apply().await;
+    api.rig.stable("shop/web", 1).await;
+    let event = |kind: &str, instance: &str, data: Value| {
+        let event = Event::new(NOW, kind, "it has reached its age and is renewed").with_data(data);
+        let event = event.with_service(&key("shop/web")).with_instance(&instance.parse().unwrap());
+        api.rig.control.core.record(event);
+    };
+    event("rehearsal", "a1", json!({ "why": "age", "gap_ms": 0.0, "start_ms": 4.2, "errors": 0 }));
+    let replaced = json!({ "why": "stuck", "replacement": "instance01", "gap_ms": 2.5, "errors": 3 });
+    event("instance_replaced", "b2", replaced);
+    let why = async |thing: &str| {
+        let (_, why) = api.ask("GET", &format!("/api/v1/why?thing={thing}"), None).await;
+        serde_json::from_value::<Vec<String>>(why["lines"].clone()).unwrap().join("\n")
+    };
+    let story = why("shop/web").await;
+    for part in [
+        "rehearsals lately: 1 (age 1)",
+        "repairs lately: 1 (stuck 1)",
+        "(gap 0.0 ms, start 4.2 ms, 0 errors)",
+    ] {
+        assert!(story.contains(part), "{part} is missing in:\n{story}");
+    }
+    assert!(why("instance01").await.contains("it took the place of b2"));
 }
 
 #[tokio::test]

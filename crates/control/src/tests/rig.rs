@@ -49,6 +49,8 @@ pub(super) enum Manner {
     Hangs,
     /// It can't be unpacked.
     Unpackable,
+    /// It is being unpacked, for ever.
+    Unpacks,
 }
 
 /// What the test says of the world, and what the world was seen to do.
@@ -469,12 +471,13 @@ impl Surroundings {
                 reason: "it exited with status 3".to_owned(),
                 at: NOW,
                 in_a_row: 3,
-                next: Some(NOW),
+                next: Some(NOW.plus(Duration::from_secs(5))),
             });
             let preparation = match manner {
                 Some(Manner::Unpackable) => {
                     Preparation::Failed { code: Code::ImageRefused, reason: "a device in layer 1".to_owned() }
                 }
+                Some(Manner::Unpacks) => Preparation::Preparing,
                 _ => Preparation::Prepared,
             };
             let running = if manner.is_some() { 0 } else { wanted };
