@@ -11,6 +11,7 @@ mod ps;
 mod release;
 mod server;
 mod status;
+mod top;
 mod why;
 mod words;
 
@@ -67,6 +68,8 @@ enum Command {
     Status(status::Arguments),
     /// List instances
     Ps(ps::Arguments),
+    /// Watch what nodes, services and instances use and carry
+    Top(top::Arguments),
     /// Explain an app, a service, a release or an instance
     Why(why::Arguments),
     /// Show what the instances of a service wrote
@@ -87,7 +90,7 @@ enum Command {
 }
 
 /// Commands of the design that come later: refused by name, so that nobody searches for a typo.
-const LATER: [&str; 18] = [
+const LATER: [&str; 17] = [
     "dev",
     "sign",
     "verify",
@@ -95,7 +98,6 @@ const LATER: [&str; 18] = [
     "token",
     "open",
     "ca",
-    "top",
     "rollback",
     "store",
     "secret",
@@ -149,6 +151,7 @@ fn dispatch(command: Command, json: bool) -> Result<(), Failure> {
         Command::Delete(arguments) => client_side(delete::run(arguments, json)),
         Command::Status(arguments) => client_side(status::run(arguments, json)),
         Command::Ps(arguments) => client_side(ps::run(arguments, json)),
+        Command::Top(arguments) => client_side(top::run(arguments, json)),
         Command::Why(arguments) => client_side(why::run(arguments, json)),
         Command::Logs(arguments) => client_side(logs::run(arguments, json)),
         Command::Events(arguments) => client_side(events::run(arguments, json)),

@@ -75,7 +75,8 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
     laid_out(head, rows).iter().for_each(|text| line(text));
 }
 
-fn laid_out(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+/// The lines of a table.
+pub(crate) fn laid_out(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| visible(cell));
         cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
@@ -91,6 +92,24 @@ fn laid_out(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     };
     let rows = rows.iter().map(|cells| row(cells.iter().map(String::as_str).collect()));
     std::iter::once(row(head.to_vec())).chain(rows).collect()
+}
+
+/// As much of a line as this many columns take.
+pub(crate) fn cut(line: &str, columns: usize) -> String {
+    if visible(line) <= columns {
+        return line.to_owned();
+    }
+    let (mut escaped, mut seen, mut kept) = (false, 0, String::new());
+    for c in line.chars() {
+        let hidden = escaped || c == '\x1b';
+        escaped = hidden && c != 'm';
+        // Of what is cut off the colours still count: one of them ends the last word's.
+        seen += usize::from(!hidden);
+        if hidden || seen <= columns {
+            kept.push(c);
+        }
+    }
+    kept
 }
 
 /// How many characters are seen: colours take none.
@@ -112,6 +131,8 @@ mod tests {
         assert_eq!(super::visible("\x1b[1;31mready\x1b[0m"), 5);
         assert_eq!(super::visible("ready"), 5);
         assert_eq!(super::visible("\x1b[32mgrün\x1b[0m"), 4);
+        assert_eq!(super::cut("\x1b[32mgrün\x1b[0m und blau", 3), "\x1b[32mgrü\x1b[0m");
+        assert_eq!(super::cut("blau", 4), "blau");
     }
 
     #[test]

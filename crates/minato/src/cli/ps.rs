@@ -1,17 +1,17 @@
 //! `minato ps`: the instances.
 
+use std::net::Ipv4Addr;
+
 use clap::Args;
 use minato_model::{
-    ids::{AppName, ServiceName},
-    inventory::{Instance, InstanceState},
+    ids::{AppName, InstanceId, ReleaseNumber, ServiceName},
+    inventory::InstanceState,
+    time::Moment,
 };
 use serde::Deserialize;
 
-use crate::{
-    client::Client,
-    failure::Failure,
-    show::{self, Tone},
-};
+use super::words;
+use crate::{client::Client, failure::Failure, show};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -44,6 +44,21 @@ struct Answer {
     instances: Vec<Instance>,
 }
 
+/// An instance as it is listed; without an id: its image is being prepared.
+#[derive(Debug, Deserialize)]
+struct Instance {
+    id: Option<InstanceId>,
+    app: AppName,
+    service: ServiceName,
+    release: ReleaseNumber,
+    state: InstanceState,
+    reason: String,
+    address: Option<Ipv4Addr>,
+    started_at: Moment,
+    requests: u64,
+    in_flight: u32,
+}
+
 pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure> {
     let client = Client::find()?;
     let mut path = format!("/api/v1/instances?all={}", arguments.all);
@@ -69,27 +84,14 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
 
 fn row(instance: &Instance) -> Vec<String> {
     vec![
-        instance.id.to_string(),
+        instance.id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
         format!("{}/{}", instance.app, instance.service),
         instance.release.to_string(),
-        word(instance.state),
+        words::state(instance.state),
         instance.address.map(|address| address.to_string()).unwrap_or_default(),
         instance.requests.to_string(),
         instance.in_flight.to_string(),
         instance.started_at.to_string(),
         instance.reason.clone(),
     ]
-}
-
-fn word(state: InstanceState) -> String {
-    let (word, tone) = match state {
-        InstanceState::Preparing => ("preparing", Tone::Plain),
-        InstanceState::Starting => ("starting", Tone::Plain),
-        InstanceState::Ready => ("ready", Tone::Good),
-        InstanceState::Draining => ("draining", Tone::Warning),
-        InstanceState::Stopped => ("stopped", Tone::Plain),
-        InstanceState::Failed => ("failed", Tone::Bad),
-        InstanceState::BackingOff => ("backing off", Tone::Bad),
-    };
-    show::toned(word, tone)
 }

@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 
 use minato_model::{
     ids::ServiceKey,
+    inventory::InstanceState,
     manifest::{FILE_MAX, Source, parse},
 };
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    show::{self, Tone},
+};
 
 /// The most files of one call.
 const FILES: usize = 1_000;
@@ -70,6 +74,20 @@ pub(super) fn body(files: &[(String, String)]) -> serde_json::Value {
     let files: Vec<_> =
         files.iter().map(|(name, text)| serde_json::json!({ "name": name, "text": text })).collect();
     serde_json::json!({ "files": files })
+}
+
+/// An instance's state, in its tone.
+pub(super) fn state(state: InstanceState) -> String {
+    let (word, tone) = match state {
+        InstanceState::Preparing => ("preparing", Tone::Plain),
+        InstanceState::Starting => ("starting", Tone::Plain),
+        InstanceState::Ready => ("ready", Tone::Good),
+        InstanceState::Draining => ("draining", Tone::Warning),
+        InstanceState::Stopped => ("stopped", Tone::Plain),
+        InstanceState::Failed => ("failed", Tone::Bad),
+        InstanceState::BackingOff => ("backing off", Tone::Bad),
+    };
+    show::toned(word, tone)
 }
 
 /// Reads `app/service`.
