@@ -1,5 +1,9 @@
 //! Two hundred instances: what a crash of the server, of an instance or of the keeper does to them.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on fails here")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on fails here, and says what it measured"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -3,14 +3,22 @@
 //! `init = true`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it writes is what tests read")]
 
+mod strain;
+
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
 /// The key of RFC 6455's example and its answer: the one handshake that this service can do.
 const KEY: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+
+/// Nothing is answered any more.
+static STUCK: AtomicBool = AtomicBool::new(false);
+/// `/healthz` says so, and nothing else does.
+static SICK: AtomicBool = AtomicBool::new(false);
 
 fn main() {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
@@ -66,8 +74,17 @@ fn serve(stream: TcpStream) -> io::Result<()> {
         if let Some(key) = key {
             return echo(reader, &key);
         }
-        let body = answer(&target.unwrap_or_default());
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        let target = target.unwrap_or_default();
+        if target.starts_with("/ticks") {
+            return ticks(&mut reader);
+        }
+        let body = answer(&target);
+        while STUCK.load(Relaxed) {
+            pause(1_000);
+        }
+        let sick = target == "/healthz" && SICK.load(Relaxed);
+        let status = if sick { "503 Service Unavailable" } else { "200 OK" };
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
         reader.get_mut().write_all(format!("{head}{body}").as_bytes())?;
     }
 }
@@ -92,6 +109,12 @@ fn answer(target: &str) -> String {
         "/exit" => exit(i32::try_from(number).unwrap_or(1)),
         "/abort" => std::process::abort(),
         "/eat" => eat(),
+        "/stick" => STUCK.store(true, Relaxed),
+        "/sick" => SICK.store(number == 1, Relaxed),
+        "/burn" => return strain::burn(number),
+        "/files" => return strain::files(number),
+        "/threads" => return strain::threads(number),
+        "/fill" => return strain::fill(number),
         _ => {}
     }
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
@@ -104,6 +127,16 @@ fn eat() {
     loop {
         eaten.push(vec![1_u8; 1 << 20]);
         std::hint::black_box(&eaten);
+    }
+}
+
+/// Server-sent events, ten a second, until the client goes.
+fn ticks(reader: &mut BufReader<TcpStream>) -> io::Result<()> {
+    let stream = reader.get_mut();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")?;
+    loop {
+        stream.write_all(b"data: tick\n\n")?;
+        pause(100);
     }
 }
 
