@@ -91,11 +91,12 @@ impl Setting {
     }
 
     fn set(&self, group: &Path) -> io::Result<()> {
+        if self.written { self.write(group) } else { Ok(()) }
+    }
+
+    fn write(&self, group: &Path) -> io::Result<()> {
         let path = group.join(self.file);
-        if !self.written || (self.optional && !path.exists()) {
-            return Ok(());
-        }
-        write(&path, &self.value)
+        if self.optional && !path.exists() { Ok(()) } else { write(&path, &self.value) }
     }
 
     /// What the file holds instead, in words.
@@ -221,6 +222,22 @@ impl Parent {
             group.remove();
         }
         made.map(|door| (group, door))
+    }
+
+    /// Gives an instance that was made with `before` the limits `now`: what is different is written.
+    pub(crate) fn change(&self, instance: &str, before: &Limits, now: &Limits) -> io::Result<()> {
+        let relative = self.relative(instance);
+        for controller in CONTROLLERS {
+            let (_, old) = self.limited(controller, &relative, before)?;
+            let (directory, mut new) = self.limited(controller, &relative, now)?;
+            if controller == "memory" && now.memory > before.memory {
+                // Version 1 never allows memory alone more than memory with swap.
+                new.reverse();
+            }
+            new.retain(|setting| !old.iter().any(|o| (o.file, &o.value) == (setting.file, &setting.value)));
+            new.iter().try_for_each(|setting| setting.write(&directory))?;
+        }
+        Ok(())
     }
 
     fn fill(&self, group: &mut Group, relative: &str, limits: &Limits) -> io::Result<Door> {
@@ -442,6 +459,34 @@ mod tests {
         let found = Hierarchies::parse(mounts);
         assert_eq!(found.unified.as_deref(), unified.map(Path::new));
         assert_eq!(found.roots(), roots.iter().map(Path::new).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn only_what_is_different_is_written() {
+        let (memory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let legacy = ["memory", "cpu", "pids"].map(|name| {
+            (name, if name == "memory" { memory.path().to_owned() } else { other.path().to_owned() })
+        });
+        let hierarchies = Hierarchies { unified: None, legacy: legacy.to_vec() };
+        let parent = Parent { hierarchies, name: "minato-1".to_owned() };
+        let files = [
+            (&memory, "memory.limit_in_bytes", "2097152"),
+            (&memory, "memory.memsw.limit_in_bytes", "2097152"),
+            (&other, "cpu.cfs_quota_us", "-1"),
+            (&other, "cpu.shares", ""),
+            (&other, "pids.max", ""),
+        ];
+        for (root, file, _) in &files {
+            fs::create_dir_all(root.path().join(parent.relative("a"))).unwrap();
+            fs::write(root.path().join(parent.relative("a")).join(file), "").unwrap();
+        }
+        let before = Limits { memory: 1 << 20, pids: 5, cpu_millis: 500, cpu_max_millis: 700 };
+        let now = Limits { memory: 2 << 20, cpu_max_millis: 0, ..before };
+        parent.change("a", &before, &now).unwrap();
+        for (root, file, expected) in files {
+            let found = fs::read_to_string(root.path().join(parent.relative("a")).join(file)).unwrap();
+            assert_eq!(found, expected, "{file}");
+        }
     }
 
     #[test]

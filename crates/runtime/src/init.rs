@@ -96,6 +96,9 @@ pub(crate) struct Order {
     pub scratch: u64,
     pub files: u32,
     pub init: bool,
+    /// The size of `/tmp` and `/dev/shm`, if it is another than they were made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<u64>,
 }
 
 /// What the init answers to an order. The socket's end without `Failed` after `Mounted` means that
@@ -209,6 +212,9 @@ fn obey(
 ) -> Result<std::convert::Infallible, Broken> {
     let (order, _) = wire::decode::<Order>(&message.bytes).during("read the order")?;
     let root = message.fds.first().ok_or(io::ErrorKind::NotFound).during("read the order")?;
+    if let Some(size) = order.resize {
+        skeleton::resize(parts, size).during("size /tmp and /dev/shm")?;
+    }
     bind::enter_root(root.as_fd(), parts)?;
     for path in &order.writable {
         fill::writable(path, order.scratch).map_err(|broken| Broken { path: path.clone(), ..broken })?;

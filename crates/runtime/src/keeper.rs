@@ -32,6 +32,7 @@ mod serve;
 mod server;
 
 pub use client::{Client, KeeperError, MakeError};
+use protocol::{FIRST, VERSION};
 
 use crate::{
     cgroup,
@@ -78,11 +79,11 @@ pub struct Connection {
 #[must_use]
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
-    let [data, id] = args.as_slice() else {
+    let Some((data, id, protocol)) = understand(&args) else {
         say("the keeper is started by the server, not by hand");
         return ExitCode::from(2);
     };
-    let keeper = match prepare(Path::new(data), &id.to_string_lossy()) {
+    let keeper = match prepare(data, &id, protocol) {
         Ok(Some(keeper)) => keeper,
         Ok(None) => {
             say(TAKEN);
@@ -108,13 +109,31 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// The data directory, the node's id and the version to speak: `--protocol 1` is an older keeper, for
+/// tests and for going back to an older server.
+fn understand(args: &[OsString]) -> Option<(&Path, String, u32)> {
+    let (rest, protocol) = match args {
+        [rest @ .., flag, version] if flag == "--protocol" => (rest, version.to_str()?.parse().ok()?),
+        rest => (rest, VERSION),
+    };
+    let [data, id] = rest else { return None };
+    if !(FIRST..=VERSION).contains(&protocol) {
+        return None;
+    }
+    Some((Path::new(data), id.to_string_lossy().into_owned(), protocol))
+}
+
 fn say(line: &str) {
     // Nobody listening is no reason to fail.
     drop(writeln!(io::stdout(), "{line}"));
 }
 
 /// Everything before the first request; `None`: this data directory has a keeper.
-fn prepare(data: &Path, id: &str) -> Result<Option<(serve::Keeper, OwnedFd)>, (&'static str, io::Error)> {
+fn prepare(
+    data: &Path,
+    id: &str,
+    protocol: u32,
+) -> Result<Option<(serve::Keeper, OwnedFd)>, (&'static str, io::Error)> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
     let data = &std::path::absolute(data).map_err(at("the data directory"))?;
     let node = id.parse().map_err(|error| ("the node's id", io::Error::other(error)))?;
@@ -143,7 +162,7 @@ fn prepare(data: &Path, id: &str) -> Result<Option<(serve::Keeper, OwnedFd)>, (&
     let listener = listen_in(&folder).map_err(at("its socket"))?;
     let arguments = children::arguments().map_err(at("its own arguments"))?;
     let ground = children::Ground { parent, id: node, filter, arguments };
-    let keeper = serve::Keeper::new(listener, &folder.join("socket"), ends, taken, ground);
+    let keeper = serve::Keeper::new(listener, &folder.join("socket"), ends, taken, ground, protocol);
     Ok(Some((keeper.map_err(at("its loop"))?, lock)))
 }
 

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use minato_model::ids::InstanceId;
@@ -18,15 +19,12 @@ use crate::{
     keeper::{Client, protocol::Failure},
     mounts,
     protection::Without,
-    spec::{Phases, Running, Start},
+    spec::{Binding, Phases, Running, Start},
     wire,
 };
 
 /// The most bytes of a tag.
 const TAG_MAX: usize = 64 * 1024;
-
-/// How long an init may take: filling writable paths from a slow disk is the longest it does.
-const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// A parked sandbox. Dropping it without a start ends it (its end is reported as any other).
 #[derive(Debug)]
@@ -36,8 +34,22 @@ pub struct Sandbox {
     pub(crate) control: OwnedFd,
     pub(crate) user_namespace: OwnedFd,
     pub(crate) network_namespace: OwnedFd,
+    /// What it was made with.
+    pub(crate) made: Binding,
+    /// What it was given since.
+    pub(crate) bound: Option<Binding>,
     pub(crate) client: Client,
     pub(crate) without: Without,
+}
+
+/// A sandbox whose init has its order: wait until [`Ordered::as_fd`] can be read, then ask
+/// [`Ordered::answer`], until that is the end. Dropping it before leaves the instance to itself.
+#[derive(Debug)]
+pub struct Ordered {
+    sandbox: Sandbox,
+    tag: Vec<u8>,
+    begun: u64,
+    phases: Option<Phases>,
 }
 
 /// A start that failed. The sandbox ends (its end is reported as any other), and is never used again.
@@ -118,20 +130,37 @@ impl Sandbox {
         self.network_namespace.as_fd()
     }
 
+    /// Says for whom it is: limits are in force from now on, scratch and log with the start. Without it
+    /// they are what the sandbox was made with.
+    pub fn bind(&mut self, binding: Binding) {
+        self.bound = Some(binding);
+    }
+
     /// Starts a program in it, by one message straight to the parked init. Blocks for about a
-    /// millisecond; from an async task use a blocking thread.
+    /// millisecond; from an async task use [`Sandbox::order`].
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn start(self, start: &Start) -> Result<Running, StartError> {
-        let begun = monotonic();
-        let result = check(start).and_then(|()| self.order(start, begun));
-        match result {
-            Ok(phases) => {
-                // If the keeper is gone, its client's owner is told by an event.
-                drop(self.client.started(&self.instance, &start.tag));
-                Ok(Running { pid: self.pid, phases })
+        let mut ordered = self.order(start)?;
+        loop {
+            if !ordered.wait() {
+                return Err(ordered.late());
             }
+            if let Some(result) = ordered.answer() {
+                return result;
+            }
+        }
+    }
+
+    /// Gives the parked init its order. Blocks for some hundred microseconds at most.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn order(self, start: &Start) -> Result<Ordered, StartError> {
+        let begun = monotonic();
+        match check(start).and_then(|()| self.put_in_force()).and_then(|resize| self.send(start, resize)) {
+            Ok(()) => Ok(Ordered { sandbox: self, tag: start.tag.clone(), begun, phases: None }),
             Err(error) => {
                 drop(self.client.kill(&self.instance));
                 Err(error)
@@ -139,7 +168,26 @@ impl Sandbox {
         }
     }
 
-    fn order(&self, start: &Start, begun: u64) -> Result<Phases, StartError> {
+    /// Limits and log; the size that `/tmp` must get, if it is another.
+    fn put_in_force(&self) -> Result<Option<u64>, StartError> {
+        let binding = self.bound.as_ref().unwrap_or(&self.made);
+        self.client.cgroups().change(self.instance.as_str(), &self.made.limits, &binding.limits).map_err(
+            |source| match source.kind() {
+                // Its group goes when it ends.
+                io::ErrorKind::NotFound => StartError::Gone,
+                _ => StartError::Step { step: "set the limits".into(), source },
+            },
+        )?;
+        if self.client.binds_late() {
+            let bound = self.client.bind(&self.instance, binding.log.clone(), binding.log_max);
+            bound.map_err(|_| StartError::Gone)?;
+        } else if binding.log != self.made.log {
+            return Err(StartError::Invalid("the keeper is older, and wants its log when it is made"));
+        }
+        Ok((binding.scratch != self.made.scratch).then_some(binding.scratch))
+    }
+
+    fn send(&self, start: &Start, resize: Option<u64>) -> Result<(), StartError> {
         let root = mounts::prepare_root_without(&start.root, self.user_namespace.as_fd(), &self.without)
             .map_err(|source| StartError::Root { path: start.root.display().to_string(), source })?;
         let order = Order {
@@ -153,43 +201,86 @@ impl Sandbox {
             scratch: start.scratch,
             files: start.files,
             init: start.init,
+            resize,
         };
         let bytes = wire::encode(&order, &[])
             .map_err(|_| StartError::Invalid("command and environment are longer than 192 KiB"))?;
         wire::send(&self.control, &bytes, &[root.as_fd()], SendFlags::empty())
             .map_err(|_| StartError::Gone)?;
         crash::point("start.ordered");
-        drop(root);
-        let mut phases = None;
-        while let Some(answer) = self.answer()? {
-            match answer {
-                Answer::Mounted { taken, mounted } => {
-                    let since = |at: u64| at.saturating_sub(begun) / 1000;
-                    phases = Some(Phases { taken: since(taken), mounted: since(mounted), executed: 0 });
+        Ok(())
+    }
+}
+
+impl AsFd for Ordered {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sandbox.control.as_fd()
+    }
+}
+
+impl Ordered {
+    /// What has become of it; `None`: that isn't known yet. Never blocks.
+    pub fn answer(&mut self) -> Option<Result<Running, StartError>> {
+        loop {
+            match self.next() {
+                Ok(Some(Answer::Mounted { taken, mounted })) => {
+                    let since = |at: u64| at.saturating_sub(self.begun) / 1000;
+                    self.phases = Some(Phases { taken: since(taken), mounted: since(mounted), executed: 0 });
                 }
-                Answer::Failed { failure, path } => return Err(failed(&failure, path)),
+                Ok(Some(Answer::Failed { failure, path })) => {
+                    return Some(Err(self.failed(failed(&failure, path))));
+                }
+                Ok(None) => return Some(self.executed()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(_) => return Some(Err(self.failed(StartError::Gone))),
             }
         }
-        let executed = monotonic().saturating_sub(begun) / 1000;
-        phases.map(|phases| Phases { executed, ..phases }).ok_or(StartError::Gone)
     }
 
+    /// It took longer than any start may: it is killed.
+    #[must_use]
+    pub fn late(&self) -> StartError {
+        let source = io::ErrorKind::TimedOut.into();
+        self.failed(StartError::Step { step: "wait for the init".into(), source })
+    }
+
+    /// How long an init may take: filling writable paths from a slow disk is the longest it does.
+    pub const PATIENCE: Duration = Duration::from_secs(30);
+
     /// What the init says next; `None`: its end of the socket is closed, by an execution or its death.
-    fn answer(&self) -> Result<Option<Answer>, StartError> {
-        let late =
-            || StartError::Step { step: "wait for the init".into(), source: io::ErrorKind::TimedOut.into() };
-        let mut waiting = [PollFd::new(&self.control, PollFlags::IN)];
-        let ready = loop {
-            match poll(&mut waiting, Some(&PATIENCE)) {
-                Err(rustix::io::Errno::INTR) => {}
-                result => break result.map_err(|_| StartError::Gone)?,
-            }
-        };
-        if ready == 0 {
-            return Err(late());
+    fn next(&self) -> io::Result<Option<Answer>> {
+        match wire::receive(&self.sandbox.control, RecvFlags::DONTWAIT) {
+            Ok(None) => Ok(None),
+            Ok(Some(message)) => wire::decode(&message.bytes).map(|(answer, _)| Some(answer)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            // As when it is closed.
+            Err(_) => Ok(None),
         }
-        let Ok(Some(message)) = wire::receive(&self.control, RecvFlags::empty()) else { return Ok(None) };
-        wire::decode(&message.bytes).map(|(answer, _)| Some(answer)).map_err(|_| StartError::Gone)
+    }
+
+    fn executed(&self) -> Result<Running, StartError> {
+        let executed = monotonic().saturating_sub(self.begun) / 1000;
+        let Some(phases) = self.phases else { return Err(self.failed(StartError::Gone)) };
+        // If the keeper is gone, its client's owner is told by an event.
+        drop(self.sandbox.client.started(&self.sandbox.instance, &self.tag));
+        Ok(Running { pid: self.sandbox.pid, phases: Phases { executed, ..phases } })
+    }
+
+    fn failed(&self, error: StartError) -> StartError {
+        drop(self.sandbox.client.kill(&self.sandbox.instance));
+        error
+    }
+
+    /// Blocks until there is an answer; `false`: there was none in time.
+    fn wait(&self) -> bool {
+        let Ok(patience) = Timespec::try_from(Self::PATIENCE) else { return false };
+        let mut waiting = [PollFd::new(&self.sandbox.control, PollFlags::IN)];
+        loop {
+            match poll(&mut waiting, Some(&patience)) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => return result.is_ok_and(|ready| ready > 0),
+            }
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::{net::Ipv4Addr, path::PathBuf};
 use minato_model::{ids::InstanceId, network::AddressPlan};
 use serde::{Deserialize, Serialize};
 
-/// What a sandbox is made of. Everything that is known before anyone asks for a start.
+/// What a sandbox is made of. What belongs to a release (limits, scratch, log) may be anything here and
+/// be put right by [`crate::sandbox::Sandbox::bind`]: all the rest is known before anyone asks for a start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// Whose sandbox it is. Never used again.
@@ -29,6 +30,27 @@ pub struct SandboxSpec {
     pub log: PathBuf,
     /// The size at which a log file is turned over; two are kept.
     pub log_max: u64,
+}
+
+/// What a sandbox is given when it is known for whom it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// What it may use.
+    pub limits: Limits,
+    /// The size of `/tmp` and of `/dev/shm`, in bytes.
+    pub scratch: u64,
+    /// Where its output goes, as in [`SandboxSpec::log`].
+    pub log: PathBuf,
+    /// As in [`SandboxSpec::log_max`].
+    pub log_max: u64,
+}
+
+impl Binding {
+    /// As a sandbox was made.
+    #[must_use]
+    pub fn of(spec: &SandboxSpec) -> Self {
+        Self { limits: spec.limits, scratch: spec.scratch, log: spec.log.clone(), log_max: spec.log_max }
+    }
 }
 
 /// The limits of the control group.

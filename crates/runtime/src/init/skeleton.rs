@@ -12,8 +12,9 @@ use rustix::{
     fs::{CWD, Mode, mkdir, symlink},
     io::Errno,
     mount::{
-        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
-        move_mount, open_tree, unmount,
+        FsPickFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+        fsconfig_reconfigure, fsconfig_set_string, fspick, mount, mount_change, move_mount, open_tree,
+        unmount,
     },
     process::{chdir, pivot_root},
 };
@@ -60,8 +61,7 @@ pub(super) fn build(inside: &Inside<'_>, without: &Without) -> Result<Parts, Bro
     for name in ["proc", "dev", "tmp", "etc", "root"] {
         directory(&format!("{BASE}/{name}")).during("make the skeleton")?;
     }
-    let own = !without.leaves_out(Protection::PidNamespace);
-    proc(&format!("{BASE}/proc"), own).during("mount /proc")?;
+    proc(&format!("{BASE}/proc"), without).during("mount /proc")?;
     let scratch = inside.scratch;
     dev(&format!("{BASE}/dev"), devices, scratch).during("mount /dev")?;
     memory(
@@ -74,7 +74,7 @@ pub(super) fn build(inside: &Inside<'_>, without: &Without) -> Result<Parts, Bro
         },
     )
     .during("mount /tmp")?;
-    if own && !without.leaves_out(Protection::MaskedProc) {
+    if !without.leaves_out(Protection::MaskedProc) && !without.leaves_out(Protection::PidNamespace) {
         mask(&format!("{BASE}/proc"), &format!("{BASE}/dev/null")).during("mask /proc")?;
     }
     write_files(Path::new(BASE), inside).during("write /etc")?;
@@ -117,11 +117,14 @@ fn attach(mount: &OwnedFd, target: &str) -> io::Result<()> {
     Ok(move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-fn proc(target: &str, own: bool) -> io::Result<()> {
-    if own {
-        mount("proc", target, "proc", CALM, None)?;
-    } else {
+fn proc(target: &str, without: &Without) -> io::Result<()> {
+    if without.leaves_out(Protection::PidNamespace) {
         attach(&whole("/proc")?, target)?;
+    } else {
+        mount("proc", target, "proc", CALM, None)?;
+    }
+    if without.leaves_out(Protection::NetworkNamespace) {
+        return Ok(());
     }
     // Every user inside may listen on every port of the namespace, which is the instance's own.
     match std::fs::write(format!("{target}/sys/net/ipv4/ip_unprivileged_port_start"), "0") {
@@ -195,6 +198,19 @@ fn write_files(base: &Path, inside: &Inside<'_>) -> io::Result<()> {
     std::fs::write(base.join("etc/hosts"), hosts)?;
     std::fs::write(base.join("etc/hostname"), format!("{hostname}\n"))?;
     std::fs::write(base.join("etc/resolv.conf"), format!("nameserver {dns}\noptions ndots:1\n"))
+}
+
+/// Gives `/tmp` and `/dev/shm` another size.
+pub(super) fn resize(parts: &Parts, size: u64) -> io::Result<()> {
+    let size = size.to_string();
+    for (tree, below) in [("/tmp", ""), ("/dev", "shm")] {
+        let (_, tree) = parts.trees.iter().find(|(path, _)| *path == tree).ok_or(io::ErrorKind::NotFound)?;
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let system = fspick(tree, below, flags)?;
+        fsconfig_set_string(&system, "size", size.as_str())?;
+        fsconfig_reconfigure(&system)?;
+    }
+    Ok(())
 }
 
 fn parts() -> io::Result<Parts> {

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     net::Ipv4Addr,
     os::fd::OwnedFd,
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -19,13 +20,14 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, connect, shutdown};
 
 use super::{
     ARGUMENT, Config, Connection, READY, TAKEN,
-    protocol::{Failure, Reply, Request, VERSION},
+    protocol::{BINDS, FIRST, Failure, Reply, Request, VERSION},
 };
 use crate::{
+    cgroup,
     ids::Ids,
     protection::Without,
     sandbox::Sandbox,
-    spec::{Event, Held, SandboxSpec},
+    spec::{Binding, Event, Held, SandboxSpec},
     wire,
 };
 
@@ -102,6 +104,10 @@ struct Link {
 #[derive(Debug)]
 struct Shared {
     socket: OwnedFd,
+    /// The version that both speak.
+    version: u32,
+    /// Where the instances' control groups are.
+    cgroups: cgroup::Parent,
     calls: Mutex<Calls>,
     ended: Condvar,
     /// Set when this side hung up.
@@ -134,7 +140,7 @@ impl Client {
         // Each round: connect, else start one. Another server's keeper may be starting or ending.
         for _ in 0..200 {
             match connect_to(config) {
-                Ok(socket) => return greet(socket, process),
+                Ok(socket) => return greet(config, socket, process),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::ENOENT | libc::ECONNREFUSED) => {}
                     _ => return Err(KeeperError::Io(error)),
@@ -214,6 +220,8 @@ impl Client {
                 control,
                 user_namespace,
                 network_namespace,
+                made: Binding::of(spec),
+                bound: None,
                 client: self.clone(),
                 without,
             }),
@@ -222,6 +230,22 @@ impl Client {
             }
             Made::Failed(failure) => Err(MakeError::Step { source: failure.error(), step: failure.step }),
         }
+    }
+
+    /// Whether sandboxes can be made before it is known for whom: an older keeper can't.
+    #[must_use]
+    pub fn binds_late(&self) -> bool {
+        self.link.shared.version >= BINDS
+    }
+
+    /// Where the instances' control groups are.
+    pub(crate) fn cgroups(&self) -> &cgroup::Parent {
+        &self.link.shared.cgroups
+    }
+
+    /// An instance's output is to go there. Before its start, so that no end of its comes first.
+    pub(crate) fn bind(&self, instance: &InstanceId, log: PathBuf, log_max: u64) -> Result<(), KeeperError> {
+        self.link.shared.send(&Request::Bind { instance: instance.clone(), log, log_max }, &[])
     }
 
     /// The program of an instance was executed.
@@ -380,10 +404,22 @@ fn start(config: &Config) -> Result<Option<std::process::Child>, KeeperError> {
 }
 
 /// The first words, then a thread that reads whatever comes.
-fn greet(socket: OwnedFd, process: Option<std::process::Child>) -> Result<Connection, KeeperError> {
-    let (held, ids) = first_words(&socket)?;
+fn greet(
+    config: &Config,
+    mut socket: OwnedFd,
+    process: Option<std::process::Child>,
+) -> Result<Connection, KeeperError> {
+    let (mut held, mut ids, mut version) = first_words(&socket, VERSION)?;
+    if version == FIRST {
+        // It tells what it holds only to who says its version at once.
+        socket = connect_to(config).map_err(KeeperError::Io)?;
+        (held, ids, version) = first_words(&socket, FIRST)?;
+    }
+    let cgroups = cgroup::Parent::new(&config.id).map_err(KeeperError::Io)?;
     let shared = Arc::new(Shared {
         socket,
+        version,
+        cgroups,
         calls: Mutex::default(),
         ended: Condvar::new(),
         hung_up: AtomicBool::new(false),
@@ -399,16 +435,17 @@ fn greet(socket: OwnedFd, process: Option<std::process::Child>) -> Result<Connec
     Ok(Connection { client: Client { link: Arc::new(Link { shared }) }, held, ids, events })
 }
 
-fn first_words(socket: &OwnedFd) -> Result<(Vec<Held>, Ids), KeeperError> {
-    let hello = wire::encode(&Request::Hello { version: VERSION }, &[]).map_err(KeeperError::Io)?;
+/// Says hello in `ours`: what is held, and the version that is spoken from now on.
+fn first_words(socket: &OwnedFd, ours: u32) -> Result<(Vec<Held>, Ids, u32), KeeperError> {
+    let hello = wire::encode(&Request::Hello { version: ours }, &[]).map_err(KeeperError::Io)?;
     wire::send(socket, &hello, &[], SendFlags::empty()).map_err(KeeperError::Io)?;
     let next =
         || wire::receive(socket, RecvFlags::empty()).map_err(KeeperError::Io)?.ok_or(KeeperError::Gone);
     let message = next()?;
     let (reply, _) = wire::decode(&message.bytes).map_err(KeeperError::Io)?;
     let Reply::Hello { version, ids, held: count } = reply else { return Err(KeeperError::Gone) };
-    if version != VERSION {
-        return Err(KeeperError::Version { theirs: version, ours: VERSION });
+    if !(FIRST..=ours).contains(&version) {
+        return Err(KeeperError::Version { theirs: version, ours });
     }
     let mut held = Vec::new();
     while held.len() < count {
@@ -419,5 +456,5 @@ fn first_words(socket: &OwnedFd) -> Result<(Vec<Held>, Ids), KeeperError> {
             held.push(*one);
         }
     }
-    Ok((held, ids))
+    Ok((held, ids, version))
 }

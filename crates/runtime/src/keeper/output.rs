@@ -90,11 +90,23 @@ impl Output {
     pub(super) fn new(path: &Path, max: u64, owner: u32) -> io::Result<(Self, [OwnedFd; 2])> {
         let (stdout, stdout_end) = source(owner)?;
         let (stderr, stderr_end) = source(owner)?;
-        // A file holds some lines at least, whatever is asked for.
-        let max = max.max(4 * TEXT_MAX as u64);
-        let log = Log { path: path.to_owned(), max, file: None, size: 0, line: 0, last_ms: 0, dropped: 0 };
+        let log = Log {
+            path: path.to_owned(),
+            max: bounded(max),
+            file: None,
+            size: 0,
+            line: 0,
+            last_ms: 0,
+            dropped: 0,
+        };
         let allowance = Allowance { left: i64::from(BURST), at: 0 };
         Ok((Self { stdout, stderr, log, allowance }, [stdout_end, stderr_end]))
+    }
+
+    /// Says where it all goes, before anything was read.
+    pub(super) fn bind(&mut self, path: PathBuf, max: u64) {
+        self.log.path = path;
+        self.log.max = bounded(max);
     }
 
     /// The pipe of a stream, to wait for; `None`: there will be no more.
@@ -178,6 +190,11 @@ impl Allowance {
         let lacking = TURN as u64 + self.left.unsigned_abs();
         (self.left < 0).then(|| lacking.saturating_mul(1_000_000_000) / u64::from(RATE))
     }
+}
+
+/// A file holds some lines at least, whatever is asked for.
+fn bounded(max: u64) -> u64 {
+    max.max(4 * TEXT_MAX as u64)
 }
 
 fn source(owner: u32) -> io::Result<(Source, OwnedFd)> {

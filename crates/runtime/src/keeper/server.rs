@@ -26,13 +26,13 @@ pub(super) struct Server {
     queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     /// Whether the loop waits for room to send.
     waiting: bool,
-    /// Whether it has said hello: before, it is told nothing.
-    pub greeted: bool,
+    /// What is spoken since it has said hello: before, it is told nothing.
+    pub version: Option<u32>,
 }
 
 impl Server {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self { socket, queue: VecDeque::new(), waiting: false, greeted: false }
+        Self { socket, queue: VecDeque::new(), waiting: false, version: None }
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
