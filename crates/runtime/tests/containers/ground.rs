@@ -202,7 +202,7 @@ impl Drop for Ground {
 
 /// This thread, the keeper that it starts and all instances get a network of their own, which goes
 /// with them.
-fn leave_the_hosts_network() {
+pub(crate) fn leave_the_hosts_network() {
     // SAFETY: no descriptor or memory is shared or parted; this thread's later sockets are elsewhere.
     #[expect(unsafe_code, reason = "a flag that parts descriptors would be unsound; this one doesn't")]
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
