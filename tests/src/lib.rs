@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod oci;
 pub mod programs;
 pub mod sample;
+pub mod socket;
 pub mod watch;
 pub mod wire;
 
@@ -190,8 +191,39 @@ impl Server {
         self.launch(&[], variables).starts_with("ready ")
     }
 
+    /// Starts another server that takes over from it. The one before ends with its last connection.
+    ///
+    /// # Panics
+    /// When the new one isn't ready within a minute.
+    #[must_use]
+    pub fn upgrade(&mut self, arguments: &[&str]) -> Child {
+        let before = self.child.take();
+        self.spawn(&[&["--upgrade"], arguments].concat());
+        before.expect("the server runs")
+    }
+
+    /// Starts another server that is to take over, with further variables that may end it before it is
+    /// ready: its process, and whether it came to be. The one before stays this server.
+    #[must_use]
+    pub fn try_upgrade(&mut self, variables: &[(&str, &str)]) -> (Child, bool) {
+        let (child, line) = self.begin(&["--upgrade"], variables);
+        (child, line.starts_with("ready "))
+    }
+
+    /// Makes another process of it the server under test; the one before is given back.
+    #[must_use]
+    pub fn succeed(&mut self, child: Child) -> Option<Child> {
+        self.child.replace(child)
+    }
+
     /// Starts the server, and reads the line that it says when it is ready.
     fn launch(&mut self, arguments: &[&str], variables: &[(&str, &str)]) -> String {
+        let (child, line) = self.begin(arguments, variables);
+        self.child = Some(child);
+        line
+    }
+
+    fn begin(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (Child, String) {
         let log = std::fs::OpenOptions::new().append(true).create(true).open(self.log()).unwrap();
         let mut child = Command::new(program())
             .args(["server", "--data"])
@@ -206,8 +238,7 @@ impl Server {
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        self.child = Some(child);
-        line
+        (child, line)
     }
 
     /// Waits until it has died of a signal by itself.
