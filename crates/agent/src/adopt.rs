@@ -22,6 +22,7 @@ use crate::{
     life::{Birth, By, describe, fault_of},
     node::{Keeper, Node},
     table::{Orders, Phase, Record, Table},
+    vitals::Vitals,
 };
 
 /// How often it is looked whether all are adopted.
@@ -107,6 +108,9 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         slot_ms: None,
         phases: Phases::default(),
         findings: Vec::new(),
+        replaces: None,
+        withdrawn: None,
+        vitals: Vitals::new(Instant::now()),
         orders: sender,
     };
     table.instances.insert(held.instance.clone(), record);

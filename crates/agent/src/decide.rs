@@ -3,9 +3,13 @@
 //! Pure: everything it looks at is in [`View`], and the same view gives the same decision. The fast
 //! loop chooses here inside the envelope (`min`, `max`) that the slow loop has set.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use minato_model::{ids::InstanceId, routing::Load};
+
+use crate::recycle::Why;
+
+mod renew;
 
 /// Everything that a decision rests on.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,10 +24,17 @@ pub(crate) struct View {
     pub(crate) startable: bool,
     /// Whether an instance ended by itself, or is being replaced, since the last successful start.
     pub(crate) replacing: bool,
-    /// Whether this is a tick: without one nothing is drained for want of load.
+    /// Whether this is a look in time: without one nothing is drained for want of load, and nobody is
+    /// renewed.
     pub(crate) tick: bool,
+    /// Whether routine may go on: nothing of the service fails, and no release is under way.
+    pub(crate) calm: bool,
+    /// Instances that were told to go for a renewal, and still have requests.
+    pub(crate) leaving: u32,
     /// Its instances that start or serve.
     pub(crate) instances: Vec<Candidate>,
+    /// Its instances that are out of routing until they are well.
+    pub(crate) unwell: Vec<Unwell>,
 }
 
 /// What the slow loop allows.
@@ -46,6 +57,20 @@ pub(crate) struct Candidate {
     /// How long it has been ready; `None`: it starts.
     pub(crate) ready: Option<Duration>,
     pub(crate) in_flight: u32,
+    /// Why it should be renewed.
+    pub(crate) renew: Option<Why>,
+    /// Whose place it was started for, and why.
+    pub(crate) replaces: Option<(InstanceId, Why)>,
+}
+
+/// An instance that is out of routing.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Unwell {
+    pub(crate) id: InstanceId,
+    /// For how long.
+    pub(crate) since: Duration,
+    /// What it is replaced for if it stays so.
+    pub(crate) why: Why,
 }
 
 /// What asked for a start.
@@ -55,6 +80,7 @@ pub(crate) enum AskedBy {
     Minimum,
     Rollout,
     Replacement,
+    Recycle,
 }
 
 impl AskedBy {
@@ -64,6 +90,7 @@ impl AskedBy {
             Self::Minimum => "minimum",
             Self::Rollout => "rollout",
             Self::Replacement => "replacement",
+            Self::Recycle => "recycle",
         }
     }
 }
@@ -79,8 +106,8 @@ pub(crate) enum DrainCause {
     Idle,
     /// Fewer would have carried the peak of the last minute.
     ScaleIn,
-    /// Its health check failed for too long, or it doesn't listen any more.
-    Unhealthy,
+    /// It is renewed: another one takes its place, or it would not be well again.
+    Renewed(Why),
     /// The node's server is stopping.
     NodeStopping,
 }
@@ -92,7 +119,7 @@ impl DrainCause {
             Self::OverMax => "there are more instances than the service may have",
             Self::Idle => "no request came for the service's idle time",
             Self::ScaleIn => "fewer instances would have carried the last minute",
-            Self::Unhealthy => "it stayed unhealthy and is replaced",
+            Self::Renewed(why) => why.reason(),
             Self::NodeStopping => "the server is stopping",
         }
     }
@@ -102,7 +129,24 @@ impl DrainCause {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Decision {
     pub(crate) start: Option<Start>,
+    /// Who gets a replacement of its own, started now.
+    pub(crate) renew: Vec<Renewal>,
     pub(crate) drain: Vec<(InstanceId, DrainCause)>,
+    /// When it should be looked at again, if nothing happens before.
+    pub(crate) look: Option<Duration>,
+}
+
+/// The start of a replacement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Renewal {
+    pub(crate) old: InstanceId,
+    pub(crate) why: Why,
+}
+
+impl Renewal {
+    pub(crate) fn asked_by(&self) -> AskedBy {
+        if self.why.is_routine() { AskedBy::Recycle } else { AskedBy::Replacement }
+    }
 }
 
 /// How many to start, and what for.
@@ -115,17 +159,31 @@ pub(crate) struct Start {
 /// The one decision about a release.
 pub(crate) fn decide(view: &View) -> Decision {
     let Some(envelope) = view.envelope.as_ref().filter(|envelope| envelope.max > 0) else {
-        return Decision {
-            start: None,
-            drain: view.instances.iter().map(|i| (i.id.clone(), DrainCause::Retired)).collect(),
-        };
+        let all = view.instances.iter().map(|i| &i.id).chain(view.unwell.iter().map(|i| &i.id));
+        let drain = all.map(|id| (id.clone(), DrainCause::Retired)).collect();
+        return Decision { drain, ..Decision::default() };
     };
-    let have = count(view.instances.len());
+    let mut decision = capacity(view, envelope);
+    if view.tick && decision == (Decision { look: decision.look, ..Decision::default() }) {
+        renew::renew(view, &mut decision);
+    }
+    decision.drain.extend(renew::replaced(view));
+    if view.tick {
+        decision.drain.extend(renew::beyond_hope(view));
+    }
+    let mut told = BTreeSet::new();
+    decision.drain.retain(|(id, _)| told.insert(id.clone()));
+    decision
+}
+
+/// How many the load and the envelope want. One that starts for another counts with it as one.
+fn capacity(view: &View, envelope: &Envelope) -> Decision {
+    let have = have(view);
     let need = need(&view.load, envelope.concurrency).max(view.woken);
     let wanted = need.max(envelope.min).min(envelope.max);
     if have > envelope.max {
-        let excess = have - envelope.max;
-        return Decision { start: None, drain: least_used(view, excess, DrainCause::OverMax) };
+        let drain = least_used(view, have - envelope.max, DrainCause::OverMax);
+        return Decision { drain, ..Decision::default() };
     }
     if wanted > have {
         let asked_by = if view.replacing {
@@ -137,10 +195,18 @@ pub(crate) fn decide(view: &View) -> Decision {
         } else {
             AskedBy::Minimum
         };
-        let start = view.startable.then_some(Start { count: wanted - have, asked_by });
-        return Decision { start, drain: Vec::new() };
+        // Who is out of routing serves nobody, but runs: `max` is exceeded by a tenth at most.
+        let room = (envelope.max + renew::surge(view)).saturating_sub(have + count(view.unwell.len()));
+        let count = room.min(wanted - have);
+        let start = (view.startable && count > 0).then_some(Start { count, asked_by });
+        return Decision { start, ..Decision::default() };
     }
-    Decision { start: None, drain: if view.tick { surplus(view, envelope) } else { Vec::new() } }
+    surplus(view, envelope, have)
+}
+
+/// Its instances, those that start in another's place not counted.
+fn have(view: &View) -> u32 {
+    count(view.instances.iter().filter(|candidate| !renew::is_second(view, candidate)).count())
 }
 
 /// Instances that this many requests take.
@@ -150,36 +216,43 @@ pub(crate) fn need(load: &Load, concurrency: u32) -> u32 {
 
 /// Whom the load doesn't need: all above `min` when idle, else one at a time above what the peak of
 /// the last minute took. While one starts the load is rising: nobody goes.
-fn surplus(view: &View, envelope: &Envelope) -> Vec<(InstanceId, DrainCause)> {
-    let have = count(view.instances.len());
-    let Some(youngest) =
-        view.instances.iter().map(|i| i.ready).min().flatten().filter(|_| have > envelope.min)
-    else {
-        return Vec::new();
+fn surplus(view: &View, envelope: &Envelope, have: u32) -> Decision {
+    let readiness = |of: &dyn Fn(&Candidate) -> bool| {
+        view.instances.iter().filter(|candidate| of(candidate)).map(|candidate| candidate.ready).min()
     };
-    // A new instance is given its idle time even if the last request was long ago: it was wanted.
-    let idle = view.load.idle.map_or(youngest, |idle| idle.min(youngest));
+    let Some(youngest) = readiness(&|_| true).flatten().filter(|_| have > envelope.min) else {
+        return Decision::default();
+    };
+    // A new instance is given its idle time even if the last request was long ago: it was wanted. Not
+    // one that took another's place.
+    let wanted = readiness(&|candidate| candidate.replaces.is_none()).flatten();
+    let idle = view.load.idle.map_or(youngest, |idle| wanted.map_or(idle, |wanted| idle.min(wanted)));
     let still = view.load.in_flight == 0 && view.load.waiting == 0;
-    if still && idle >= envelope.idle {
-        return least_used(view, have - envelope.min, DrainCause::Idle);
+    if still && idle >= envelope.idle && view.tick {
+        let drain = least_used(view, have - envelope.min, DrainCause::Idle);
+        return Decision { drain, ..Decision::default() };
     }
+    let look = if still { envelope.idle.saturating_sub(idle) } else { envelope.idle };
     let peak = view.load.peak.max(1).div_ceil(envelope.concurrency.max(1));
     // A minute of measurement must have passed before it can say that somebody was not needed.
-    let measured = view.load.idle.is_some() && youngest >= Duration::from_secs(60).min(envelope.idle);
-    if measured && have > envelope.min.max(peak) {
-        return least_used(view, 1, DrainCause::ScaleIn);
-    }
-    Vec::new()
+    let measured = view.load.idle.is_some()
+        && wanted.unwrap_or(Duration::MAX) >= Duration::from_secs(60).min(envelope.idle);
+    let scale_in = view.tick && measured && have > envelope.min.max(peak);
+    let drain = if scale_in { least_used(view, 1, DrainCause::ScaleIn) } else { Vec::new() };
+    Decision { drain, look: Some(look), ..Decision::default() }
 }
 
 /// Who has the least to do: those that still start, then by requests in flight; of equals the one
-/// that has served longest.
+/// that has served longest. Who was to take its place goes too.
 fn least_used(view: &View, number: u32, cause: DrainCause) -> Vec<(InstanceId, DrainCause)> {
-    let mut order: Vec<&Candidate> = view.instances.iter().collect();
+    let mut order: Vec<&Candidate> =
+        view.instances.iter().filter(|candidate| !renew::is_second(view, candidate)).collect();
     order.sort_by(|a, b| {
         (a.ready.is_some(), a.in_flight, b.ready).cmp(&(b.ready.is_some(), b.in_flight, a.ready))
     });
-    order.into_iter().take(number as usize).map(|i| (i.id.clone(), cause)).collect()
+    let chosen = order.into_iter().take(number as usize);
+    let with_second = chosen.flat_map(|one| [Some(one), renew::second(view, one)]).flatten();
+    with_second.map(|candidate| (candidate.id.clone(), cause)).collect()
 }
 
 fn count(length: usize) -> u32 {

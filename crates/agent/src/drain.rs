@@ -1,16 +1,21 @@
 //! The end of an instance, in the right order: out of routing, confirmed by every edge thread; what
-//! it has begun is finished; the stop signal; ten seconds; the kill.
+//! it has begun is finished within `drain`, its streams within `drain_streams`; the stop signal; ten
+//! seconds; the kill. Whatever the reason is for which it ends.
 
 use std::{sync::Arc, time::Duration};
 
 use minato_model::ids::{InstanceId, ReleaseKey};
-use minato_runtime::spec::Ended;
+use minato_runtime::{crash, spec::Ended};
 use serde_json::json;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 
 use crate::{
     decide::DrainCause,
     node::Node,
+    rehearsal,
     table::{Orders, Phase, Preparation},
 };
 
@@ -29,28 +34,82 @@ pub(crate) async fn drain(
     cause: DrainCause,
     orders: &mut watch::Receiver<Orders>,
 ) -> Option<Ended> {
-    let (signal, patience) = begin(node, id, key, cause);
+    let patience = begin(node, id, key, cause);
+    let begun = Instant::now();
     node.signals.changed(&key.service);
-    node.record("instance_draining", key, id, cause.reason(), json!({ "drain_ms": patience.as_millis() }));
+    let data = json!({
+        "drain_ms": patience.requests.as_millis(),
+        "drain_streams_ms": patience.streams.as_millis(),
+    });
+    node.record("instance_draining", key, id, cause.reason(), data);
+    rehearsal::withdrawn(node, id, key);
     node.routing.withdraw(id).await;
+    crash::point("drain.withdrawn");
     tokio::select! {
         () = node.routing.quiet(id) => {}
-        () = tokio::time::sleep(patience) => {}
+        () = sleep_until(begun + patience.requests) => {}
         _ = wait(orders, |orders| orders.hurry) => {}
     }
+    crash::point("drain.quiet");
+    if let DrainCause::Renewed(why) = cause {
+        rehearsal::tell(node, id, key, why);
+    }
+    finish_streams(node, id, key, &patience, begun, orders).await;
     if !node.table().may_stop(id) {
         // The next server decides anew; this task ends with the agent.
         std::future::pending::<()>().await;
     }
     if let Some(keeper) = node.keeper()
-        && let Err(error) = keeper.client.signal(id, signal)
+        && let Err(error) = keeper.client.signal(id, patience.signal)
     {
         tracing::warn!(%error, instance = %id, "stop signal not sent");
     }
-    if let Some(end) = stopped(orders).await {
-        return Some(end);
+    crash::point("drain.signalled");
+    let end = match stopped(orders).await {
+        Some(end) => Some(end),
+        None => kill(node, id, orders).await,
+    };
+    crash::point("drain.ended");
+    end
+}
+
+/// Lets streams go on for their time, then ends them. Meanwhile nothing counts the instance as running.
+async fn finish_streams(
+    node: &Arc<Node>,
+    id: &InstanceId,
+    key: &ReleaseKey,
+    patience: &Patience,
+    begun: Instant,
+    orders: &mut watch::Receiver<Orders>,
+) {
+    let left = || node.routing.traffic(id).streams > 0;
+    if !left() || orders.borrow().ended.is_some() {
+        return;
     }
-    kill(node, id, orders).await
+    if let Some(record) = node.table().instances.get_mut(id) {
+        record.phase = Phase::Streaming;
+        record.reason.push_str("; its last streams go on");
+    }
+    node.signals.changed(&key.service);
+    let end = begun + patience.streams;
+    tokio::select! {
+        () = node.routing.streams_over(id) => return,
+        () = sleep_until(end) => {}
+        _ = wait(orders, |orders| orders.hurry || orders.stopping) => {}
+    }
+    let stopping = orders.borrow().stopping;
+    if stopping {
+        // What is left gets as long as a request would.
+        let end = end.min(Instant::now() + patience.requests);
+        tokio::select! {
+            () = node.routing.streams_over(id) => return,
+            () = sleep_until(end) => {}
+            _ = wait(orders, |orders| orders.hurry) => {}
+        }
+    }
+    if left() && timeout(HURRY, node.routing.end_streams(id)).await.is_err() {
+        tracing::warn!(instance = %id, "streams not ended in time");
+    }
 }
 
 /// Waits for the end as long as a stop may take.
@@ -95,8 +154,15 @@ pub(crate) async fn wait(
     }
 }
 
-/// Notes that an instance drains: its stop signal, and how long it may take.
-fn begin(node: &Node, id: &InstanceId, key: &ReleaseKey, cause: DrainCause) -> (i32, Duration) {
+/// How an instance is to be stopped, and how long it may take.
+struct Patience {
+    signal: i32,
+    requests: Duration,
+    streams: Duration,
+}
+
+/// Notes that an instance drains.
+fn begin(node: &Node, id: &InstanceId, key: &ReleaseKey, cause: DrainCause) -> Patience {
     let mut table = node.table();
     if let Some(record) = table.instances.get_mut(id) {
         record.phase = Phase::Draining;
@@ -107,6 +173,9 @@ fn begin(node: &Node, id: &InstanceId, key: &ReleaseKey, cause: DrainCause) -> (
         _ => 15,
     };
     // A slice that is gone can't say any more: what its service had begun is given a fair while.
-    let patience = table.slices.get(&key.service).map_or(Duration::from_secs(30), |slice| slice.drain);
-    (signal, patience)
+    let slice = table.slices.get(&key.service);
+    let requests = slice.map_or(Duration::from_secs(30), |slice| slice.drain);
+    let streams = slice.map_or(requests, |slice| slice.drain_streams);
+    let stopping = cause == DrainCause::NodeStopping || table.stopping;
+    Patience { signal, requests, streams: if stopping { requests } else { streams } }
 }

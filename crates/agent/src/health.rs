@@ -1,5 +1,5 @@
 //! How an instance is while it serves: its health check, and what the edge found suspicious. Who is
-//! not well leaves routing and is left alive; who stays so is replaced.
+//! not well leaves routing and is left alive. Who stays so is replaced, which is decided elsewhere.
 
 use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -19,22 +19,22 @@ use tokio::{
 use crate::{
     backoff::WELL,
     decide::DrainCause,
+    drain,
     life::{Fault, Stop},
     node::Node,
-    start,
+    rehearsal, start,
     table::{Orders, Phase},
 };
 
 /// After so many failures in a row it leaves routing.
 const FAILURES: u32 = 2;
-/// Who is out of routing for so long is replaced.
-const UNHEALTHY_MAX: Duration = Duration::from_secs(30);
 /// A check takes no longer than this, however seldom it is made.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How often one that is out of routing is looked at; every check may take as long.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often it is looked whether the service has a health check by now.
-const NONE: Duration = Duration::from_secs(5);
+/// How often it is looked whether the port is listening where there is no health check. Who is refused
+/// a connection asks for a look at once.
+const LISTENING: Duration = Duration::from_secs(2);
 /// The pauses between the checks of a start: from the first to the longest.
 const FIRST: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
 
@@ -95,17 +95,15 @@ pub(crate) async fn serve(
         }
         if watched.suspected != suspected {
             watched.suspected = suspected;
-            watched.examine(true).await;
-        }
-        if watched.unhealthy.is_some_and(|since| since.elapsed() >= UNHEALTHY_MAX) {
-            return Stop::Drain(DrainCause::Unhealthy);
+            watched.examine(true, orders).await;
+            continue;
         }
         let next = watched.next();
         tokio::select! {
             changed = orders.changed() => if changed.is_err() {
                 return Stop::Drain(DrainCause::Retired);
             },
-            () = sleep_until(next) => watched.examine(false).await,
+            () = sleep_until(next) => watched.examine(false, orders).await,
             () = sleep_until(well), if !is_well => {
                 is_well = true;
                 if let Some(state) = node.table().releases.get_mut(key) {
@@ -135,14 +133,18 @@ impl<'a> Watched<'a> {
 
     /// When it is to be looked at next.
     fn next(&self) -> Instant {
-        let every = configured(self.node, self.key).map_or(NONE, |health| health.every);
+        let every = configured(self.node, self.key).map_or(LISTENING, |health| health.every);
         self.looked + if self.unhealthy.is_some() { every.min(RETRY) } else { every }
     }
 
     /// Looks at it once. One that the edge suspects is looked at closely, and leaves at the first
-    /// failure: a request has failed already.
-    async fn examine(&mut self, closely: bool) {
-        let result = self.look(closely || self.unhealthy.is_some()).await;
+    /// failure: a request has failed already. Orders don't wait behind a check that hangs.
+    async fn examine(&mut self, closely: bool, orders: &mut watch::Receiver<Orders>) {
+        let result = tokio::select! {
+            biased;
+            _ = drain::wait(orders, |orders| orders.drain.is_some()) => return,
+            result = self.look(closely || self.unhealthy.is_some()) => result,
+        };
         self.looked = Instant::now();
         match result {
             Ok(()) => {
@@ -151,32 +153,40 @@ impl<'a> Watched<'a> {
                     self.readmit();
                 }
             }
-            Err(reason) => {
+            Err(unwell) => {
                 self.failures += 1;
-                if self.unhealthy.is_none() && (closely || self.failures >= FAILURES) {
+                let sure = closely || unwell.sure || self.failures >= FAILURES;
+                if self.unhealthy.is_none() && sure {
                     self.unhealthy = Some(Instant::now());
-                    self.withdraw(&reason).await;
+                    self.withdraw(&unwell.reason).await;
                 }
             }
         }
     }
 
-    async fn look(&self, closely: bool) -> Result<(), String> {
+    /// Whether it listens, if nothing else tells or `closely`; then its health check, if it has one.
+    async fn look(&self, closely: bool) -> Result<(), Unwell> {
         let known = self.node.table().instances.get(self.id).map(|r| (r.pid, r.address, r.port));
-        let Some((Some(pid), address, port)) = known else { return Err("it has no process".to_owned()) };
-        if closely {
+        let Some((Some(pid), address, port)) = known else { return Err(Unwell::sure("it has no process")) };
+        let health = configured(self.node, self.key);
+        if closely || health.is_none() {
             match start::look(pid, address, port).await {
                 Some(true) => {}
-                Some(false) => return Err(format!("it doesn't listen on port {port} any more")),
-                None => return Err("its process is gone".to_owned()),
+                Some(false) => {
+                    return Err(Unwell::sure(format!("it doesn't listen on port {port} any more")));
+                }
+                None => return Err(Unwell::sure("its process is gone")),
             }
         }
-        let Some(health) = configured(self.node, self.key) else { return Ok(()) };
-        let checked = ask(address, port, &health).await;
-        checked.map_err(|error| format!("its health check {} is not well: {error}", health.path))
+        let Some(health) = health else { return Ok(()) };
+        ask(address, port, &health).await.map_err(|error| Unwell {
+            sure: false,
+            reason: format!("its health check {} is not well: {error}", health.path),
+        })
     }
 
     async fn withdraw(&self, reason: &str) {
+        rehearsal::withdrawn(self.node, self.id, self.key);
         self.enter(Phase::Unhealthy { since: Instant::now() }, reason);
         self.node.routing.withdraw(self.id).await;
         self.node.record("instance_unhealthy", self.key, self.id, reason, serde_json::Value::Null);
@@ -198,7 +208,23 @@ impl<'a> Watched<'a> {
         if let Some(record) = self.node.table().instances.get_mut(self.id) {
             record.phase = phase;
             reason.clone_into(&mut record.reason);
+            if record.is_ready() {
+                record.withdrawn = None;
+            }
         }
+    }
+}
+
+/// What a look found.
+struct Unwell {
+    /// Whether one look is enough to say so.
+    sure: bool,
+    reason: String,
+}
+
+impl Unwell {
+    fn sure(reason: impl Into<String>) -> Self {
+        Self { sure: true, reason: reason.into() }
     }
 }
 

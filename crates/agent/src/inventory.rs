@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::{
     node::Node,
     prepare::whole,
-    table::{Preparation, Table},
+    table::{Phase, Preparation, Table},
 };
 
 /// At most ten writes a second.
@@ -115,7 +115,8 @@ fn standing(table: &Table, key: &ReleaseKey) -> Option<Standing> {
         number: key.number,
         preparation,
         ready: count(table.of_release(key).filter(|record| record.is_ready()).count()),
-        running: count(table.of_release(key).count()),
+        // Who only finishes streams may do so for an hour: no roll-out waits for that.
+        running: count(table.of_release(key).filter(|record| record.phase != Phase::Streaming).count()),
         failing: state.backoff.failing().cloned(),
     })
 }

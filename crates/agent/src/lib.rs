@@ -17,6 +17,7 @@ mod adopt;
 mod backoff;
 mod decide;
 mod drain;
+mod drift;
 pub mod events;
 mod health;
 mod inventory;
@@ -27,17 +28,23 @@ mod metrics;
 mod node;
 mod prepare;
 mod recipe;
+mod recycle;
+mod rehearsal;
+mod repair;
 mod rotation;
 mod slice;
 mod start;
+mod steer;
 mod stop;
 mod table;
 mod top;
 mod view;
+mod vitals;
 
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use minato_model::{
@@ -79,7 +86,13 @@ pub struct Config {
     pub id: NodeId8,
     /// The binary that becomes the keeper.
     pub exe: PathBuf,
+    /// After how long an instance's memory is taken as what it needs: growth is measured by that.
+    /// [`BASELINE_AFTER`] unless a test can't wait.
+    pub baseline_after: Duration,
 }
+
+/// Long enough for caches to fill and pools to open.
+pub const BASELINE_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// Whom the agent works with.
 #[derive(Clone)]
@@ -149,6 +162,7 @@ impl Agent {
         node.loops.spawn(slice::run(Arc::clone(&node), revision));
         node.loops.spawn(node::run(Arc::clone(&node)));
         node.loops.spawn(inventory::run(Arc::clone(&node)));
+        node.loops.spawn(drift::run(Arc::clone(&node)));
         Ok(Arc::new(Self { node, network: id }))
     }
 
@@ -178,7 +192,7 @@ impl Agent {
 }
 
 fn node(config: Config, deps: Deps) -> Node {
-    let Config { node, data, plan, id, .. } = config;
+    let Config { node, data, plan, id, baseline_after, .. } = config;
     let Deps { state, library, routing, journal, clock } = deps;
     let offsets = Rotation::new(u32::from(*INSTANCE_OFFSETS.start())..u32::from(*INSTANCE_OFFSETS.end()) + 1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -192,6 +206,7 @@ fn node(config: Config, deps: Deps) -> Node {
         routing,
         journal,
         clock,
+        baseline_after,
         metrics: Metrics::default(),
         signals: Signals::default(),
         slots: Arc::new(Semaphore::new(2 * cores)),

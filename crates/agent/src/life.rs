@@ -22,11 +22,12 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     backoff::Failed,
     decide::DrainCause,
-    drain, health, logs,
+    drain, drift, health, logs,
     node::Node,
     prepare::Prepared,
     start,
     table::{Orders, Phase, Preparation, Record, Table},
+    vitals::Vitals,
 };
 
 /// What an instance's task begins with.
@@ -103,6 +104,9 @@ impl Birth {
             slot_ms: None,
             phases: Phases::default(),
             findings: Vec::new(),
+            replaces: None,
+            withdrawn: None,
+            vitals: Vitals::new(Instant::now()),
             orders: sender,
         };
         table.instances.insert(id.clone(), record);
@@ -137,7 +141,10 @@ async fn whole(node: Arc<Node>, birth: Birth) {
         By::Adoption { pid } => start::adopt(&node, &id, &key, pid, &mut orders).await,
     };
     let stop = match begun {
-        Ok(()) => health::serve(&node, &id, &key, &mut orders).await,
+        Ok(()) => {
+            node.tasks.spawn(drift::remember(Arc::clone(&node), id.clone()));
+            health::serve(&node, &id, &key, &mut orders).await
+        }
         Err(stop) => stop,
     };
     let how = match node.table().instances.get(&id).map(|record| record.phase) {

@@ -13,6 +13,8 @@ use std::{
 use minato_model::node::Phases;
 use tokio::time::Instant;
 
+use crate::recycle::Why;
+
 /// Upper bounds in seconds: a start takes a millisecond in a prepared sandbox, a minute at most.
 const BOUNDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
@@ -28,6 +30,10 @@ const LATELY_MAX: usize = 20_000;
 pub(crate) struct Metrics {
     phases: [Histogram; PHASES.len()],
     lately: Mutex<VecDeque<(Instant, Started)>>,
+    /// Renewals, by [`Why::ALL`].
+    renewals: [AtomicU64; Why::ALL.len()],
+    /// From when a recycled one left routing until another was ready.
+    gaps: Histogram,
 }
 
 /// A start that succeeded.
@@ -95,6 +101,35 @@ impl Metrics {
         lately.push_back((now, started));
     }
 
+    /// Notes a renewal, and for how long nobody was ready.
+    pub(crate) fn renewed(&self, why: Why, gap: Option<Duration>) {
+        let index = Why::ALL.iter().position(|known| *known == why);
+        if let Some(renewals) = index.and_then(|index| self.renewals.get(index)) {
+            renewals.fetch_add(1, Relaxed);
+        }
+        if let Some(gap) = gap.filter(|_| why.is_routine()) {
+            self.gaps.observe(gap.as_secs_f64());
+        }
+    }
+
+    /// The renewals, and their gaps.
+    fn write_renewals(&self, text: &mut String) {
+        let counted: Vec<(Why, u64)> =
+            Why::ALL.into_iter().zip(self.renewals.iter().map(|number| number.load(Relaxed))).collect();
+        for (name, routine, what) in [
+            ("minato_rehearsals_total", true, "Instances that were renewed by routine."),
+            ("minato_replacements_total", false, "Instances that were replaced for a fault."),
+        ] {
+            head(text, name, "counter", what);
+            for (why, number) in counted.iter().filter(|(why, _)| why.is_routine() == routine) {
+                line(text, format_args!("{name}{{why=\"{}\"}} {number}", why.as_str()));
+            }
+        }
+        let name = "minato_rehearsal_gap_seconds";
+        head(text, name, "histogram", "How long nobody was ready when one was renewed by routine.");
+        self.gaps.write(name, "", text);
+    }
+
     /// The starts of the last minute.
     pub(crate) fn lately(&self) -> Vec<Started> {
         let now = Instant::now();
@@ -109,8 +144,9 @@ impl Metrics {
         let name = "minato_instance_start_seconds";
         head(&mut text, name, "histogram", "From the beginning of a start to the end of each phase.");
         for (phase, histogram) in PHASES.iter().zip(&self.phases) {
-            histogram.write(name, phase, &mut text);
+            histogram.write(name, &format!("phase=\"{phase}\""), &mut text);
         }
+        self.write_renewals(&mut text);
         head(&mut text, "minato_instances", "gauge", "Instances on this node.");
         for (state, number) in now.instances {
             line(&mut text, format_args!("minato_instances{{state=\"{state}\"}} {number}"));
@@ -146,16 +182,18 @@ impl Histogram {
         self.micros.fetch_add(u64::try_from(micros).unwrap_or(u64::MAX), Relaxed);
     }
 
-    fn write(&self, name: &str, phase: &str, text: &mut String) {
+    fn write(&self, name: &str, labels: &str, text: &mut String) {
+        let comma = if labels.is_empty() { "" } else { "," };
         let mut sum = 0;
         for (index, bucket) in self.buckets.iter().enumerate() {
             sum += bucket.load(Relaxed);
             let bound = BOUNDS.get(index).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
-            line(text, format_args!("{name}_bucket{{phase=\"{phase}\",le=\"{bound}\"}} {sum}"));
+            line(text, format_args!("{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {sum}"));
         }
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         let seconds = Duration::from_micros(self.micros.load(Relaxed)).as_secs_f64();
-        line(text, format_args!("{name}_sum{{phase=\"{phase}\"}} {seconds}"));
-        line(text, format_args!("{name}_count{{phase=\"{phase}\"}} {sum}"));
+        line(text, format_args!("{name}_sum{labels} {seconds}"));
+        line(text, format_args!("{name}_count{labels} {sum}"));
     }
 }
 

@@ -1,5 +1,4 @@
-//! What every part of the agent has in hand, and the node's loop: the one place where decisions
-//! become instances and drains.
+//! What every part of the agent has in hand, and the node's loop.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +11,7 @@ use minato_model::{
     event::{Event, Journal},
     ids::{InstanceId, NodeName, ReleaseKey, ServiceKey},
     network::AddressPlan,
-    routing::{Load, Refusal, Routing},
+    routing::Routing,
     time::Moment,
 };
 use minato_network::NodeId8;
@@ -26,16 +25,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Clock,
-    decide::{self, Candidate, DrainCause, Envelope, Start, View},
-    life,
     metrics::Metrics,
     prepare::Trees,
-    table::{Orders, Phase, Preparation, Record, ReleaseState, Table},
+    steer::steer,
+    table::{Orders, Preparation, ReleaseState, Table},
     top::Looks,
 };
 
 /// How often the loop looks at everything, asked or not.
-const TICK: Duration = Duration::from_secs(1);
+pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// How often trees are looked through for those that nobody needs.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -51,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) trees: Arc<Trees>,
     pub(crate) metrics: Metrics,
+    /// When an instance's memory is taken as what it needs.
+    pub(crate) baseline_after: Duration,
     pub(crate) signals: Signals,
     /// Starts that go on at the same time, first come first served.
     pub(crate) slots: Arc<Semaphore>,
@@ -88,6 +88,8 @@ pub(crate) struct Signals {
 #[derive(Debug, Default)]
 struct Told {
     services: BTreeSet<ServiceKey>,
+    /// Those whose time has come before the tick.
+    looks: BTreeSet<ServiceKey>,
     wakes: BTreeMap<ReleaseKey, u32>,
     suspects: BTreeSet<InstanceId>,
 }
@@ -102,6 +104,12 @@ impl Signals {
         self.told().services.insert(service.clone());
         self.changed.notify_one();
         self.reports.notify_one();
+    }
+
+    /// A service is to be looked at as if the tick had come.
+    pub(crate) fn look(&self, service: &ServiceKey) {
+        self.told().looks.insert(service.clone());
+        self.changed.notify_one();
     }
 
     /// The edge needs so many instances.
@@ -162,6 +170,17 @@ impl Node {
         self.journal.record(event.with_instance(id).with_data(data));
     }
 
+    /// Looks at a service after a while, before the next tick.
+    pub(crate) fn look_after(self: &Arc<Self>, service: &ServiceKey, wait: Duration) {
+        let (node, service) = (Arc::clone(self), service.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = node.over.cancelled() => {}
+                () = tokio::time::sleep(wait) => node.signals.look(&service),
+            }
+        });
+    }
+
     /// Decides anew about a service after a while.
     pub(crate) fn changed_after(self: &Arc<Self>, service: &ServiceKey, wait: Duration) {
         let (node, service) = (Arc::clone(self), service.clone());
@@ -191,151 +210,19 @@ pub(crate) async fn run(node: Arc<Node>) {
             node.order(id, |orders| orders.suspected += 1);
         }
         let mut services = told.services;
+        services.extend(told.looks.iter().cloned());
         services.extend(told.wakes.keys().map(|release| release.service.clone()));
         if ticked {
             services.extend(node.table().releases.keys().map(|key| key.service.clone()));
         }
         for service in &services {
-            steer(&node, service, &told.wakes, ticked);
+            steer(&node, service, &told.wakes, ticked || told.looks.contains(service));
         }
         if ticked && swept.elapsed() >= SWEEP {
             swept = Instant::now();
             let (trees, needed) = (Arc::clone(&node.trees), needed(&node.table()));
             node.tasks.spawn(async move { trees.sweep(needed).await });
         }
-    }
-}
-
-/// Makes each release of a service what the decision about it says.
-fn steer(node: &Arc<Node>, service: &ServiceKey, wakes: &BTreeMap<ReleaseKey, u32>, tick: bool) {
-    if node.table().handing_over {
-        return;
-    }
-    let keys = node.table().releases_of(service);
-    for key in keys {
-        let load = node.routing.load(&key);
-        let in_flight = in_flight(node, &key);
-        let woken = wakes.get(&key).copied().unwrap_or(0);
-        let mut table = node.table();
-        let view = view(&table, &key, load, woken, tick, &in_flight, node.keeper().is_some());
-        let decision = decide::decide(&view);
-        let begun = decision.start.map_or_else(Vec::new, |start| begin(node, &mut table, &key, start));
-        for (id, cause) in &decision.drain {
-            if let Some(record) = table.instances.get(id) {
-                record.orders.send_modify(|orders| orders.drain = Some(*cause));
-            }
-        }
-        let refusal = change_of_refusal(&mut table, &key);
-        forget_release(&mut table, &key);
-        drop(table);
-        if let Some(refusal) = refusal {
-            node.routing.refuse(&key, refusal);
-        }
-        for birth in begun {
-            node.tasks.spawn(life::live(Arc::clone(node), birth));
-        }
-        note_idle(node, &key, &decision.drain);
-    }
-}
-
-/// What the instances of a release have in flight, asked of the edge without holding the table.
-fn in_flight(node: &Node, key: &ReleaseKey) -> BTreeMap<InstanceId, u32> {
-    let ids: Vec<InstanceId> = node.table().of_release(key).map(|record| record.id.clone()).collect();
-    ids.into_iter().map(|id| (id.clone(), node.routing.traffic(&id).in_flight)).collect()
-}
-
-fn view(
-    table: &Table,
-    key: &ReleaseKey,
-    load: Load,
-    woken: u32,
-    tick: bool,
-    in_flight: &BTreeMap<InstanceId, u32>,
-    keeper: bool,
-) -> View {
-    let slice = table.slices.get(&key.service);
-    let share = slice.and_then(|slice| slice.share(key.number).map(|share| (slice, share)));
-    let envelope = share.filter(|_| !table.stopping).map(|(slice, share)| Envelope {
-        min: share.min,
-        max: share.max,
-        weight: share.weight,
-        concurrency: slice.route.concurrency,
-        idle: slice.idle,
-    });
-    let state = table.releases.get(key);
-    let now = Instant::now();
-    let startable = state.is_some_and(|state| {
-        matches!(state.preparation, Preparation::Prepared(_)) && state.backoff.waits(now).is_zero()
-    });
-    // One that is out of routing is as good as gone: what starts now takes its place.
-    let unhealthy = table.of_release(key).any(|record| matches!(record.phase, Phase::Unhealthy { .. }));
-    let candidates = table.of_release(key).filter(|record| record.orders.borrow().drain.is_none());
-    let instances = candidates.filter_map(|record| {
-        let ready = match record.phase {
-            Phase::Starting => None,
-            Phase::Ready { since } => Some(now.duration_since(since)),
-            Phase::Unhealthy { .. } | Phase::Draining => return None,
-        };
-        let in_flight = in_flight.get(&record.id).copied().unwrap_or(0);
-        Some(Candidate { id: record.id.clone(), ready, in_flight })
-    });
-    View {
-        envelope,
-        load,
-        woken,
-        startable: startable && keeper,
-        replacing: unhealthy || state.is_some_and(|state| state.replacing),
-        tick,
-        instances: instances.collect(),
-    }
-}
-
-/// Enters instances into the table; their tasks do the rest.
-fn begin(node: &Node, table: &mut Table, key: &ReleaseKey, start: Start) -> Vec<life::Birth> {
-    let mut births = Vec::new();
-    for _ in 0..start.count {
-        match life::Birth::start(node, table, key, start.asked_by.as_str()) {
-            Some(birth) => births.push(birth),
-            None => {
-                tracing::warn!(release = %key, "no address or range of ids is free: nothing more is started");
-                break;
-            }
-        }
-    }
-    births
-}
-
-/// What the edge is to be told anew about whether a release's requests are refused.
-fn change_of_refusal(table: &mut Table, key: &ReleaseKey) -> Option<Option<Refusal>> {
-    let refusal = refusal(table, key);
-    let state = table.releases.get_mut(key)?;
-    let reason = refusal.as_ref().map(|refusal| (refusal.code, refusal.instance.clone()));
-    let changed = state.refused != reason;
-    state.refused = reason;
-    changed.then_some(refusal)
-}
-
-/// Why no request of a release can be answered now. While one instance serves or starts, some can.
-fn refusal(table: &Table, key: &ReleaseKey) -> Option<Refusal> {
-    let wanted = table.slices.get(&key.service)?.share(key.number)?.max > 0;
-    let coming = |record: &Record| matches!(record.phase, Phase::Starting | Phase::Ready { .. });
-    if !wanted || table.of_release(key).any(coming) {
-        return None;
-    }
-    let state = table.releases.get(key)?;
-    if let Preparation::Failed { code, .. } = &state.preparation {
-        return Some(Refusal { code: *code, instance: None, retry_after: Duration::from_secs(5) });
-    }
-    let wait = state.backoff.waits(Instant::now());
-    let failing = state.backoff.failing().filter(|_| !wait.is_zero())?;
-    Some(Refusal { code: failing.code, instance: Some(failing.instance.clone()), retry_after: wait })
-}
-
-/// A release that no slice names and no instance has is forgotten.
-fn forget_release(table: &mut Table, key: &ReleaseKey) {
-    let named = table.slices.get(&key.service).is_some_and(|slice| slice.share(key.number).is_some());
-    if !named && table.of_release(key).next().is_none() {
-        table.releases.remove(key);
     }
 }
 
@@ -346,15 +233,4 @@ fn needed(table: &Table) -> BTreeSet<PathBuf> {
         Preparation::Preparing | Preparation::Failed { .. } => None,
     };
     table.releases.values().filter_map(prepared).collect()
-}
-
-fn note_idle(node: &Node, key: &ReleaseKey, drains: &[(InstanceId, DrainCause)]) {
-    let Some((_, cause)) = drains.iter().find(|(_, cause)| *cause == DrainCause::Idle) else { return };
-    let serving = |table: &Table| {
-        table.of_release(key).any(|record| record.is_ready() && record.orders.borrow().drain.is_none())
-    };
-    if !serving(&node.table()) {
-        let event = Event::new(node.now(), "scale_to_zero", cause.reason());
-        node.journal.record(event.with_service(&key.service).with_release(key.number));
-    }
 }

@@ -6,6 +6,7 @@ use std::{fs::File, net::Ipv4Addr, os::fd::AsFd, path::PathBuf, sync::Arc, time:
 use minato_model::{
     code::Code,
     ids::{InstanceId, ReleaseKey},
+    manifest::Resources,
     node::Phases,
     route::Endpoint,
 };
@@ -238,12 +239,7 @@ fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> 
         plan: node.plan,
         id_range_start,
         hostname: id.to_string(),
-        limits: Limits {
-            memory: spec.resources.memory,
-            pids: spec.resources.pids,
-            cpu_millis: spec.resources.cpu_millis,
-            cpu_max_millis: spec.resources.cpu_max_millis,
-        },
+        limits: limits(&spec.resources),
         scratch: spec.resources.scratch,
         dns: node.plan.gateway(),
         log: record.log.clone(),
@@ -265,6 +261,16 @@ fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> 
     };
     let network = NodeNetwork { id: node.id, plan: node.plan };
     Ok(Plan { client: keeper.client, network, sandbox, start, port: record.port, begun: record.begun })
+}
+
+/// What the control group of an instance is given.
+pub(crate) fn limits(resources: &Resources) -> Limits {
+    Limits {
+        memory: resources.memory,
+        pids: resources.pids,
+        cpu_millis: resources.cpu_millis,
+        cpu_max_millis: resources.cpu_max_millis,
+    }
 }
 
 enum NotLaunched {

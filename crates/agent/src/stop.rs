@@ -30,6 +30,7 @@ pub(crate) async fn stop(node: &Arc<Node>, network: NodeId8, drain: bool) {
             record.orders.send_modify(|orders| {
                 orders.drain.get_or_insert(DrainCause::NodeStopping);
                 orders.hurry |= !drain;
+                orders.stopping = true;
             });
         }
     }

@@ -22,7 +22,14 @@ use minato_model::{
 use minato_runtime::spec::Ended;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{backoff::Backoff, decide::DrainCause, prepare::Prepared, rotation::Rotation};
+use crate::{
+    backoff::Backoff,
+    decide::DrainCause,
+    prepare::Prepared,
+    rehearsal::{Replaces, Withdrawn},
+    rotation::Rotation,
+    vitals::Vitals,
+};
 
 /// Instances that ended are remembered up to this many, as [`minato_model::node::NodeView`] says.
 const PAST_MAX: usize = 1_000;
@@ -60,6 +67,8 @@ pub(crate) struct ReleaseState {
     pub(crate) replacing: bool,
     /// What the edge was told to answer 503 for.
     pub(crate) refused: Option<(Code, Option<InstanceId>)>,
+    /// When it is to be looked at before the next tick.
+    pub(crate) look: Option<Instant>,
 }
 
 /// How far a release's root file system is.
@@ -81,7 +90,10 @@ pub(crate) enum Phase {
     Unhealthy {
         since: Instant,
     },
+    /// Out of routing: it finishes what it has, then stops.
     Draining,
+    /// It has nothing left but streams, which may last: it counts as running no more.
+    Streaming,
 }
 
 /// An instance that isn't gone yet.
@@ -107,6 +119,11 @@ pub(crate) struct Record {
     pub(crate) slot_ms: Option<f64>,
     pub(crate) phases: Phases,
     pub(crate) findings: Vec<String>,
+    /// Whose place it was started for.
+    pub(crate) replaces: Option<Replaces>,
+    /// When it left routing, if it is out.
+    pub(crate) withdrawn: Option<Withdrawn>,
+    pub(crate) vitals: Vitals,
     pub(crate) orders: watch::Sender<Orders>,
 }
 
@@ -117,6 +134,8 @@ pub(crate) struct Orders {
     pub(crate) drain: Option<DrainCause>,
     /// Without waiting for what is in flight.
     pub(crate) hurry: bool,
+    /// The node stops: streams get no more time than requests.
+    pub(crate) stopping: bool,
     /// It ended.
     pub(crate) ended: Option<Ended>,
     /// It ended because the keeper did.
@@ -133,6 +152,7 @@ impl ReleaseState {
             backoff: Backoff::default(),
             replacing: false,
             refused: None,
+            look: None,
         }
     }
 }
@@ -140,6 +160,11 @@ impl ReleaseState {
 impl Record {
     pub(crate) fn is_ready(&self) -> bool {
         matches!(self.phase, Phase::Ready { .. })
+    }
+
+    /// Requests go to it, and go on doing so.
+    pub(crate) fn serves(&self) -> bool {
+        self.is_ready() && self.orders.borrow().drain.is_none()
     }
 
     /// It as others see it.
@@ -153,7 +178,7 @@ impl Record {
             state: match self.phase {
                 Phase::Starting => InstanceState::Starting,
                 Phase::Ready { .. } => InstanceState::Ready,
-                Phase::Unhealthy { .. } | Phase::Draining => InstanceState::Draining,
+                Phase::Unhealthy { .. } | Phase::Draining | Phase::Streaming => InstanceState::Draining,
             },
             reason: self.reason.clone(),
             address: Some(self.address),

@@ -5,11 +5,12 @@ fn id(name: &str) -> InstanceId {
 }
 
 fn ready(name: &str, seconds: u64, in_flight: u32) -> Candidate {
-    Candidate { id: id(name), ready: Some(Duration::from_secs(seconds)), in_flight }
+    let ready = Some(Duration::from_secs(seconds));
+    Candidate { id: id(name), ready, in_flight, renew: None, replaces: None }
 }
 
 fn starting(name: &str) -> Candidate {
-    Candidate { id: id(name), ready: None, in_flight: 0 }
+    Candidate { ready: None, ..ready(name, 0, 0) }
 }
 
 fn view(min: u32, max: u32) -> View {
@@ -20,7 +21,10 @@ fn view(min: u32, max: u32) -> View {
         startable: true,
         replacing: false,
         tick: true,
+        calm: true,
+        leaving: 0,
         instances: Vec::new(),
+        unwell: Vec::new(),
     }
 }
 
@@ -135,4 +139,163 @@ fn scaling_in_goes_one_by_one_by_the_peak() {
     view.load.peak = 1;
     view.instances = vec![ready("a", 90, 1), ready("b", 20, 0)];
     assert_eq!(drains(&view), [], "not yet measured for long enough");
+}
+
+fn worn(name: &str, seconds: u64, why: Why) -> Candidate {
+    Candidate { renew: Some(why), ..ready(name, seconds, 0) }
+}
+
+fn in_place_of(old: &str, why: Why, candidate: Candidate) -> Candidate {
+    Candidate { replaces: Some((id(old), why)), ..candidate }
+}
+
+fn renewals(view: &View) -> Vec<(String, AskedBy)> {
+    decide(view).renew.iter().map(|renewal| (renewal.old.to_string(), renewal.asked_by())).collect()
+}
+
+/// As many as these, with nothing in flight and none idle for too long.
+fn busy(number: u32) -> View {
+    let mut view = view(0, number);
+    let all = number * 10;
+    view.load = load(all, 0, all, Some(0));
+    view.instances = (0..number).map(|n| ready(&format!("a{n}"), 1_000 - u64::from(n), 10)).collect();
+    view
+}
+
+#[test]
+fn routine_starts_the_replacement_first_and_one_at_a_time() {
+    let mut view = busy(3);
+    view.instances[1].renew = Some(Why::Requests);
+    view.instances[2].renew = Some(Why::Age);
+    assert_eq!(renewals(&view), [("a1".to_owned(), AskedBy::Recycle)]);
+    assert_eq!((drains(&view), starts(&view)), (vec![], None));
+    // While it starts, over `max`, nobody else begins.
+    view.instances.push(in_place_of("a1", Why::Requests, starting("b")));
+    assert_eq!((renewals(&view), drains(&view), starts(&view)), (vec![], vec![], None));
+    view.instances[3].ready = Some(Duration::ZERO);
+    assert_eq!(drains(&view), [("a1".to_owned(), DrainCause::Renewed(Why::Requests))]);
+    // The next one when that one has finished.
+    view.instances.remove(1);
+    view.leaving = 1;
+    assert_eq!(renewals(&view), []);
+    view.leaving = 0;
+    assert_eq!(renewals(&view), [("a2".to_owned(), AskedBy::Recycle)]);
+}
+
+#[test]
+fn routine_waits_for_a_good_moment_and_repair_does_not() {
+    let mut view = busy(3);
+    view.instances[1].renew = Some(Why::Memory);
+    view.calm = false;
+    assert_eq!(renewals(&view), []);
+    view.instances[1].renew = Some(Why::Drifted);
+    assert_eq!(renewals(&view), [("a1".to_owned(), AskedBy::Replacement)]);
+    assert_eq!(drains(&view), [("a1".to_owned(), DrainCause::Renewed(Why::Drifted))]);
+    view.startable = false;
+    assert_eq!((renewals(&view), drains(&view)), (vec![], vec![]));
+    view.startable = true;
+    view.tick = false;
+    assert_eq!((renewals(&view), drains(&view)), (vec![], vec![]));
+}
+
+#[test]
+fn the_last_one_that_serves_stays_until_its_replacement_does() {
+    let mut view = view(1, 1);
+    view.instances = vec![worn("a", 90, Why::Stuck)];
+    assert_eq!(renewals(&view), [("a".to_owned(), AskedBy::Replacement)]);
+    assert_eq!(drains(&view), []);
+    view.instances.push(in_place_of("a", Why::Stuck, starting("b")));
+    assert_eq!((renewals(&view), drains(&view)), (vec![], vec![]));
+    view.instances[1].ready = Some(Duration::ZERO);
+    assert_eq!(drains(&view), [("a".to_owned(), DrainCause::Renewed(Why::Stuck))]);
+    view.instances.remove(0);
+    assert_eq!((drains(&view), starts(&view)), (vec![], None));
+}
+
+#[test]
+fn a_tenth_is_renewed_at_once() {
+    let mut view = busy(25);
+    view.instances.iter_mut().for_each(|candidate| candidate.renew = Some(Why::Age));
+    assert_eq!(renewals(&view).len(), 2);
+    view.instances.iter_mut().for_each(|candidate| candidate.renew = Some(Why::Drifted));
+    assert_eq!((renewals(&view).len(), drains(&view).len()), (2, 2));
+    let mut few = busy(2);
+    few.instances.iter_mut().for_each(|candidate| candidate.renew = Some(Why::Drifted));
+    assert_eq!((renewals(&few).len(), drains(&few).len()), (1, 1));
+}
+
+#[test]
+fn a_replacement_that_fails_is_tried_again_only_while_it_is_due() {
+    let mut view = busy(2);
+    view.instances[0].renew = Some(Why::Age);
+    assert_eq!(renewals(&view).len(), 1);
+    view.calm = false;
+    assert_eq!(renewals(&view), []);
+    // The old one ended first: its replacement is one as any other.
+    view.instances.remove(0);
+    view.instances.push(in_place_of("a0", Why::Age, starting("b")));
+    assert_eq!((starts(&view), drains(&view)), (None, vec![]));
+}
+
+#[test]
+fn who_goes_for_want_of_load_takes_its_replacement_along() {
+    let mut view = view(0, 5);
+    view.load = load(0, 0, 0, Some(30));
+    view.instances = vec![worn("a", 90, Why::Age)];
+    assert_eq!((renewals(&view), drains(&view)), (vec![], vec![("a".to_owned(), DrainCause::Idle)]));
+    // A replacement doesn't make the service less idle.
+    view.instances = vec![in_place_of("gone", Why::Age, ready("b", 1, 0))];
+    assert_eq!(drains(&view), [("b".to_owned(), DrainCause::Idle)]);
+    view.instances = vec![ready("a", 90, 0), in_place_of("a", Why::Age, starting("b"))];
+    view.envelope.as_mut().unwrap().max = 1;
+    view.instances.push(ready("c", 80, 5));
+    let both = [("a".to_owned(), DrainCause::OverMax), ("b".to_owned(), DrainCause::OverMax)];
+    assert_eq!(drains(&view), both);
+}
+
+fn unwell(name: &str, seconds: u64, why: Why) -> Unwell {
+    Unwell { id: id(name), since: Duration::from_secs(seconds), why }
+}
+
+#[test]
+fn who_stays_out_of_routing_goes_a_tenth_at_a_time() {
+    let mut view = view(0, 5);
+    view.unwell = vec![unwell("a", 29, Why::Unhealthy), unwell("b", 4, Why::Leaking)];
+    assert_eq!(drains(&view), []);
+    view.unwell[1].since = Duration::from_secs(5);
+    assert_eq!(drains(&view), [("b".to_owned(), DrainCause::Renewed(Why::Leaking))]);
+    view.unwell[0].since = Duration::from_secs(30);
+    assert_eq!(drains(&view), [("a".to_owned(), DrainCause::Renewed(Why::Unhealthy))]);
+    view.tick = false;
+    assert_eq!(drains(&view), []);
+    view.envelope.as_mut().unwrap().max = 0;
+    assert_eq!(drains(&view).len(), 2, "a retired release drains them too");
+}
+
+#[test]
+fn who_is_out_of_routing_is_replaced_within_max_and_a_tenth() {
+    let mut view = view(3, 3);
+    view.replacing = true;
+    view.unwell = vec![unwell("a", 1, Why::Unhealthy)];
+    view.instances = vec![ready("b", 50, 1), ready("c", 50, 1)];
+    assert_eq!(starts(&view), Some((1, AskedBy::Replacement)));
+    view.unwell.extend([unwell("b", 1, Why::Unhealthy), unwell("c", 1, Why::Unhealthy)]);
+    view.instances = Vec::new();
+    assert_eq!(starts(&view), Some((1, AskedBy::Replacement)));
+    view.instances = vec![ready("d", 1, 1)];
+    assert_eq!(starts(&view), None);
+    view.envelope.as_mut().unwrap().max = 20;
+    assert_eq!(starts(&view), Some((2, AskedBy::Replacement)));
+}
+
+#[test]
+fn the_end_of_the_idle_time_is_looked_at_when_it_comes() {
+    let mut view = view(0, 5);
+    view.instances = vec![ready("a", 10, 0)];
+    view.load = load(0, 0, 1, Some(4));
+    assert_eq!(decide(&view).look, Some(Duration::from_secs(26)));
+    view.load = load(1, 0, 1, Some(0));
+    assert_eq!(decide(&view).look, Some(Duration::from_secs(30)));
+    view.envelope.as_mut().unwrap().min = 1;
+    assert_eq!(decide(&view).look, None);
 }

@@ -100,6 +100,7 @@ impl Ground {
             plan: AddressPlan::new(Ipv4Addr::new(10, 201, 0, 0)),
             exe: PathBuf::from(env!("CARGO_BIN_EXE_minato-agent-keeper")),
             data: data.clone(),
+            baseline_after: minato_agent::BASELINE_AFTER,
         };
         Self {
             state: sqlite::Engine::open(&data.join("state.db"), sqlite::Config::default()).unwrap(),

@@ -1,0 +1,89 @@
+//! Renewal: a tenth of a release's instances at once, at least one. The replacement starts first, and
+//! counts with the one whose place it takes as one instance, so that `max` is exceeded by as many.
+//!
+//! Routine always waits until the replacement is ready. Repair does so only for the last one that
+//! serves: another goes at once, while its replacement starts.
+
+use std::time::Duration;
+
+use minato_model::ids::InstanceId;
+
+use super::{Candidate, Decision, DrainCause, Renewal, View, count, have};
+use crate::recycle::Why;
+
+/// Who is out of routing for so long is replaced.
+const UNHEALTHY_MAX: Duration = Duration::from_secs(30);
+/// The same if its memory has grown meanwhile: it won't get better.
+const LEAKING_MAX: Duration = Duration::from_secs(5);
+
+/// A tenth of the instances, at least one.
+pub(super) fn surge(view: &View) -> u32 {
+    ((have(view) + count(view.unwell.len())) / 10).max(1)
+}
+
+/// Whether a candidate starts or serves in the place of one that is still there.
+pub(super) fn is_second(view: &View, candidate: &Candidate) -> bool {
+    first(view, candidate).is_some()
+}
+
+fn first<'a>(view: &'a View, second: &Candidate) -> Option<&'a Candidate> {
+    let (old, _) = second.replaces.as_ref()?;
+    view.instances.iter().find(|candidate| candidate.id == *old)
+}
+
+/// Who starts or serves in the place of this one.
+pub(super) fn second<'a>(view: &'a View, first: &Candidate) -> Option<&'a Candidate> {
+    let of = |second: &&Candidate| second.replaces.as_ref().is_some_and(|(old, _)| *old == first.id);
+    view.instances.iter().find(of)
+}
+
+/// Those whose replacement is ready.
+pub(super) fn replaced(view: &View) -> impl Iterator<Item = (InstanceId, DrainCause)> {
+    let ready = view.instances.iter().filter(|second| second.ready.is_some());
+    ready.filter_map(|second| {
+        let (old, why) = second.replaces.clone()?;
+        first(view, second).map(|_| (old, DrainCause::Renewed(why)))
+    })
+}
+
+/// Those that were out of routing for too long, a tenth at a time.
+pub(super) fn beyond_hope(view: &View) -> impl Iterator<Item = (InstanceId, DrainCause)> {
+    let over = view.unwell.iter().filter(|unwell| unwell.since >= patience(unwell.why));
+    over.take(surge(view) as usize).map(|unwell| (unwell.id.clone(), DrainCause::Renewed(unwell.why)))
+}
+
+fn patience(why: Why) -> Duration {
+    match why {
+        Why::Drifted | Why::Stuck => Duration::ZERO,
+        Why::Leaking => LEAKING_MAX,
+        Why::Requests | Why::Age | Why::InFlight | Why::Memory | Why::Unhealthy => UNHEALTHY_MAX,
+    }
+}
+
+/// Begins renewals: repair before routine, those that have served longest first.
+pub(super) fn renew(view: &View, decision: &mut Decision) {
+    if !view.startable {
+        return;
+    }
+    let seconds = count(view.instances.iter().filter(|candidate| is_second(view, candidate)).count());
+    let room = surge(view).saturating_sub(seconds + view.leaving);
+    let due = |candidate: &&Candidate| {
+        candidate.ready.is_some()
+            && !is_second(view, candidate)
+            && second(view, candidate).is_none()
+            && candidate.renew.is_some_and(|why| view.calm || !why.is_routine())
+    };
+    let mut due: Vec<&Candidate> = view.instances.iter().filter(due).collect();
+    due.sort_by_key(|candidate| {
+        (candidate.renew.is_some_and(Why::is_routine), std::cmp::Reverse(candidate.ready))
+    });
+    let mut serving = view.instances.iter().filter(|candidate| candidate.ready.is_some()).count();
+    for candidate in due.into_iter().take(room as usize) {
+        let Some(why) = candidate.renew else { continue };
+        decision.renew.push(Renewal { old: candidate.id.clone(), why });
+        if !why.is_routine() && serving > 1 {
+            serving -= 1;
+            decision.drain.push((candidate.id.clone(), DrainCause::Renewed(why)));
+        }
+    }
+}
