@@ -32,13 +32,21 @@ impl Answer {
     /// The release can't be started. Says the kind of reason, the service and the instance, and no
     /// more: what was run and what it wrote is for `why`.
     pub(crate) fn start_failed(service: &ServiceKey, refusal: &Refusal) -> Self {
-        Self {
-            reason: Some(refusal.code),
-            service: Some(service.clone()),
-            instance: refusal.instance.clone(),
-            ..Self::new(Code::StartFailed, "the service can't be started at the moment")
-        }
-        .retry_after(refusal.retry_after)
+        let answer = Self::new(Code::StartFailed, "the service can't be started at the moment");
+        answer.of(service).because(refusal).retry_after(refusal.retry_after)
+    }
+
+    /// Names the service that it is about.
+    pub(crate) fn of(mut self, service: &ServiceKey) -> Self {
+        self.service = Some(service.clone());
+        self
+    }
+
+    /// Names the kind of reason and the instance.
+    pub(crate) fn because(mut self, refusal: &Refusal) -> Self {
+        self.reason = Some(refusal.code);
+        self.instance.clone_from(&refusal.instance);
+        self
     }
 
     pub(crate) fn retry_after(mut self, after: Duration) -> Self {

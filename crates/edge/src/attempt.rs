@@ -15,7 +15,7 @@ use crate::{
     headers::Length,
     hold::{Entrance, Grant, Waiter},
     inbound::Inbound,
-    release::{Lease, Release},
+    release::{Lease, Release, Shortage},
     route,
     serve::{Life, Local},
     snapshot::Service,
@@ -24,6 +24,7 @@ use crate::{
         exchange::{self, Begun, Failure, Message},
         upload::{Broken, Upload},
     },
+    waits::Wait,
     walk::{Refused, too_large},
 };
 
@@ -62,6 +63,8 @@ struct Walk<'a> {
     avoid: Option<u64>,
     breaks: u32,
     waiting_since: Option<Micros>,
+    /// Its place in the release's queue, while it has no other.
+    number: Option<u64>,
 }
 
 /// What one connection came to.
@@ -75,8 +78,16 @@ enum Outcome {
 pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt, Refused> {
     let begin = task.local.shared.clock.instant(task.began);
     let deadline = begin + service.route.timeout;
-    let mut walk =
-        Walk { task, service, release: None, deadline, avoid: None, breaks: 0, waiting_since: None };
+    let mut walk = Walk {
+        task,
+        service,
+        release: None,
+        deadline,
+        avoid: None,
+        breaks: 0,
+        waiting_since: None,
+        number: None,
+    };
     loop {
         let lease = match walk.balance() {
             Some(lease) => lease,
@@ -85,7 +96,10 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
         };
         let serial = lease.target().serial;
         let connection = walk.task.local.pool.take(lease.target(), !walk.task.idempotent);
-        match walk.exchange(connection, &lease).await {
+        let wait = walk.task.local.waits.begin(lease.target());
+        let outcome = walk.exchange(connection, &lease, &wait).await;
+        wait.over();
+        match outcome {
             Ok(Outcome::Begun(begun)) => {
                 lease.answered(begun.head.status);
                 let waited = walk.waited(&lease);
@@ -94,14 +108,20 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
             Ok(Outcome::Elsewhere) => {
                 walk.avoid = Some(serial);
                 walk.task.local.shared.totals.retries.fetch_add(1, Relaxed);
+                lease.target().failed();
                 drop(lease);
             }
             Err(Stop::Refused) => {
                 walk.task.local.shared.totals.retries.fetch_add(1, Relaxed);
                 lease.refused();
             }
+            Err(Stop::Failed(answer)) => {
+                lease.target().failed();
+                return Err(walk.own(answer));
+            }
             Err(Stop::Answer(answer)) => return Err(walk.own(answer)),
         }
+        walk.look_again()?;
     }
 }
 
@@ -109,6 +129,8 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
 enum Stop {
     /// It takes no connections.
     Refused,
+    /// It failed, and the edge has to answer.
+    Failed(Answer),
     /// The edge has to answer.
     Answer(Answer),
 }
@@ -135,27 +157,30 @@ impl Walk<'_> {
             };
             self.release = Some(Arc::clone(&release));
             if Instant::now() >= self.deadline {
-                return Err(self.own(self.late("no instance was ready in time")));
+                return Err(self.never_ready(&release));
             }
             self.waiting_since.get_or_insert_with(|| self.task.local.shared.clock.now());
-            let mut waiter = match release.enter(self.service.route.pending) {
+            let mut waiter = match release.enter(self.service.route.pending, self.number) {
                 Entrance::Place(lease) => return Ok(lease),
                 Entrance::Refused(refusal) => return Err(self.refused(&refusal)),
                 Entrance::Full => return Err(self.own(queue_full())),
+                Entrance::Again => {
+                    self.look_again()?;
+                    continue;
+                }
                 Entrance::Waiting(waiter) => waiter,
             };
             let grant = tokio::select! {
                 biased;
                 grant = waiter.granted() => grant,
-                () = tokio::time::sleep_until(self.deadline) => {
-                    return Err(self.own(self.late("no instance was ready in time")));
-                }
+                () = tokio::time::sleep_until(self.deadline) => return Err(self.never_ready(&release)),
                 () = self.hung_up() => return Err(self.own(gone())),
                 _ = life.wait_for(|life| matches!(life, Life::Ending | Life::Ended)) => {
                     let answer = Answer::new(Code::Draining, "this node is being stopped");
                     return Err(self.own(answer.retry_after(Duration::from_secs(1))));
                 }
             };
+            self.number = Some(waiter.number);
             drop::<Waiter>(waiter);
             if let Some(lease) = self.accept(grant)? {
                 return Ok(lease);
@@ -163,15 +188,22 @@ impl Walk<'_> {
         }
     }
 
-    /// Looks at what has been granted by the routes that are in force now.
-    fn accept(&mut self, grant: Grant) -> Result<Option<Lease>, Refused> {
+    /// Goes by the routes that are in force now; whether they still name the release.
+    fn look_again(&mut self) -> Result<bool, Refused> {
         let snapshot = self.task.local.shared.snapshot.load();
         let service = snapshot.service(&self.service.key);
         self.service = Arc::clone(service.ok_or_else(|| self.own(route::no_route()))?);
         let stays = self.release.as_ref().is_some_and(|release| self.service.has(release));
         if !stays {
             self.release = None;
+            self.number = None;
         }
+        Ok(stays)
+    }
+
+    /// Looks at what has been granted by the routes that are in force now.
+    fn accept(&mut self, grant: Grant) -> Result<Option<Lease>, Refused> {
+        let stays = self.look_again()?;
         match grant {
             Grant::Place(lease) if stays && !lease.target().is_withdrawn() => Ok(Some(lease)),
             Grant::Place(lease) => {
@@ -184,8 +216,16 @@ impl Walk<'_> {
     }
 
     /// Sends the request to an instance, over a connection that was used before if there is one.
-    async fn exchange(&mut self, mut kept: Option<Connection>, lease: &Lease) -> Result<Outcome, Stop> {
+    async fn exchange(
+        &mut self,
+        mut kept: Option<Connection>,
+        lease: &Lease,
+        wait: &Rc<Wait>,
+    ) -> Result<Outcome, Stop> {
         let local = self.task.local;
+        if let Some((body, _)) = self.task.body {
+            body.waits_with(wait);
+        }
         loop {
             let connection = match kept.take() {
                 Some(connection) => connection,
@@ -224,10 +264,10 @@ impl Walk<'_> {
                 }
                 Err(Failure::NoAnswer) => {
                     let answer = Answer::new(Code::Upstream, "what the instance answered is not HTTP");
-                    return Err(Stop::Answer(answer));
+                    return Err(Stop::Failed(answer));
                 }
                 Err(Failure::Late) => {
-                    return Err(Stop::Answer(self.late("the instance didn't answer in time")));
+                    return Err(Stop::Failed(self.late("the instance didn't answer in time")));
                 }
                 Err(Failure::Client(broken)) => return Err(Stop::Answer(self.broken(&broken))),
             }
@@ -241,7 +281,7 @@ impl Walk<'_> {
 
     fn broke(&self, lease: &Lease, detail: &str) -> Stop {
         lease.broke();
-        Stop::Answer(Answer::new(Code::Upstream, detail))
+        Stop::Failed(Answer::new(Code::Upstream, detail))
     }
 
     fn left(&self) -> Result<Duration, Stop> {
@@ -252,6 +292,20 @@ impl Walk<'_> {
 
     fn late(&self, what: &str) -> Answer {
         Answer::new(Code::Timeout, format!("{what} ({:?})", self.service.route.timeout))
+    }
+
+    /// Waited in vain, and says what for.
+    fn never_ready(&self, release: &Release) -> Refused {
+        let key = &self.service.key;
+        let late = |why: &str| self.late(&format!("no instance of {key} was ready in time: {why}"));
+        let answer = match release.shortage() {
+            Shortage::Starting => late("its start had not ended"),
+            Shortage::Failed(refusal) => late("its last start failed").because(&refusal),
+            Shortage::Refusing => late("its instances refuse connections"),
+            Shortage::Busy(1) => late("its one instance had as many requests as it may"),
+            Shortage::Busy(n) => late(&format!("its {n} instances had as many requests as they may")),
+        };
+        self.own(answer.of(key))
     }
 
     fn broken(&self, broken: &Broken) -> Answer {

@@ -18,8 +18,9 @@ use crate::{
     shared::Shared,
 };
 
-/// How long those who are told at the end that the node stops have to read it.
-pub(crate) const FAREWELL: Duration = Duration::from_millis(250);
+/// How long those who are told at the end that their request or stream ends have to read it; a little
+/// longer than a WebSocket has to close.
+pub(crate) const FAREWELL: Duration = Duration::from_millis(1500);
 
 /// A running edge. Dropping it ends it at once.
 #[derive(Debug)]

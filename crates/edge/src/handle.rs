@@ -81,6 +81,7 @@ impl Routing for Handle {
         for service in snapshot.services() {
             for release in service.releases() {
                 release.configure(&service.route);
+                release.serve(true);
             }
         }
         self.listen(&snapshot);
@@ -100,6 +101,7 @@ impl Routing for Handle {
                 release.dispatch();
                 release.reconsider();
             } else {
+                release.serve(false);
                 release.scatter();
             }
         }

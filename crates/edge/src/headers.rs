@@ -158,6 +158,13 @@ pub(crate) fn request_length(method: &Method, headers: &HeaderMap, exact: Option
     }
 }
 
+/// Whether the answer is a stream of server-sent events, which may last.
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    let content = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = content.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
 /// Takes off an instance's answer what isn't for the client; an upgrade's own headers stay if
 /// `upgrade`.
 pub(crate) fn clean_response(headers: &mut HeaderMap, upgrade: bool) {

@@ -21,7 +21,22 @@ pub(crate) struct Queue {
     next: u64,
     waiters: BTreeMap<u64, oneshot::Sender<Grant>>,
     /// Why none shall wait now.
-    pub(crate) refusal: Option<Refusal>,
+    refusal: Option<Refusal>,
+    /// The last refusal since an instance was admitted, even if it was taken back.
+    failure: Option<Refusal>,
+}
+
+impl Queue {
+    /// There is an instance.
+    pub(crate) fn admitted(&mut self) {
+        self.refusal = None;
+        self.failure = None;
+    }
+
+    /// What the last start came to, if it failed.
+    pub(crate) fn failure(&self) -> Option<&Refusal> {
+        self.failure.as_ref()
+    }
 }
 
 /// What one waited for.
@@ -44,31 +59,40 @@ pub(crate) enum Entrance {
     Full,
     /// The release can't start.
     Refused(Refusal),
+    /// The routes in force don't name the release any more.
+    Again,
 }
 
 /// A place in the queue; dropping it leaves the queue.
 pub(crate) struct Waiter {
     release: Arc<Release>,
-    number: u64,
+    pub(crate) number: u64,
     granted: oneshot::Receiver<Grant>,
 }
 
 impl Release {
-    /// Begins to wait, unless `pending` others do already.
-    pub(crate) fn enter(self: &Arc<Self>, pending: u32) -> Entrance {
+    /// Begins to wait, unless `pending` others do already. Whoever has waited before and could make
+    /// nothing of what was granted comes again with its `number`, and is where it was.
+    pub(crate) fn enter(self: &Arc<Self>, pending: u32, number: Option<u64>) -> Entrance {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.serves() {
+            // Those who waited are scattered, or will be: this one would stay.
+            return Entrance::Again;
+        }
         let before = self.waiting.fetch_add(1, SeqCst);
-        let place = if queue.waiters.is_empty() { self.pick(None) } else { None };
+        let first = queue.waiters.first_key_value().map(|(first, _)| *first);
+        let is_next = first.is_none_or(|first| number.is_some_and(|number| number < first));
+        let place = if is_next { self.pick(None) } else { None };
         let entrance = if let Some(lease) = place {
             Entrance::Place(lease)
         } else if let Some(refusal) = queue.refusal.clone() {
             Entrance::Refused(refusal)
-        } else if before >= pending {
+        } else if before >= pending && number.is_none() {
             Entrance::Full
         } else {
             let (grant, granted) = oneshot::channel();
-            let number = queue.next;
-            queue.next += 1;
+            let number = number.unwrap_or(queue.next);
+            queue.next = queue.next.max(number + 1);
             queue.waiters.insert(number, grant);
             Entrance::Waiting(Waiter { release: Arc::clone(self), number, granted })
         };
@@ -115,6 +139,9 @@ impl Release {
     pub(crate) fn refuse(&self, refusal: Option<Refusal>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.refusal.clone_from(&refusal);
+        if refusal.is_some() {
+            queue.failure.clone_from(&refusal);
+        }
         if let Some(refusal) = refusal {
             self.dismiss(queue, || Grant::Refused(refusal.clone()));
         }

@@ -21,6 +21,7 @@ mod answer;
 mod attempt;
 mod balance;
 mod clock;
+mod frames;
 mod headers;
 mod hold;
 mod inbound;
@@ -37,6 +38,7 @@ mod snapshot;
 mod target;
 mod upgrade;
 mod upstream;
+mod waits;
 mod walk;
 
 pub use config::{Config, Limits, Prefix};

@@ -63,8 +63,19 @@ pub(crate) struct Totals {
     pub(crate) unrouted: Stats,
     /// Requests tried again.
     pub(crate) retries: AtomicU64,
+    /// Streams that didn't end by themselves: their instance, or the edge, went away.
+    pub(crate) streams_ended: AtomicU64,
     /// Connections accepted.
     pub(crate) accepted: AtomicU64,
+}
+
+/// Figures of one release.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Figures<'a> {
+    pub(crate) key: &'a ReleaseKey,
+    pub(crate) stats: &'a Stats,
+    /// Streams that are open.
+    pub(crate) streams: u32,
 }
 
 /// The Prometheus text of all of it.
@@ -72,7 +83,7 @@ pub(crate) fn render<'a>(
     totals: &Totals,
     connections: usize,
     held: u64,
-    releases: impl Iterator<Item = (&'a ReleaseKey, &'a Stats)> + Clone,
+    releases: impl Iterator<Item = Figures<'a>> + Clone,
 ) -> String {
     let mut text = String::new();
     match write_all(&mut text, totals, connections, held, releases) {
@@ -86,16 +97,10 @@ fn write_all<'a>(
     totals: &Totals,
     connections: usize,
     held: u64,
-    releases: impl Iterator<Item = (&'a ReleaseKey, &'a Stats)> + Clone,
+    releases: impl Iterator<Item = Figures<'a>> + Clone,
 ) -> std::fmt::Result {
     let labelled = || {
-        let known = releases.clone().map(|(key, stats)| {
-            let labels = format!(
-                "app=\"{}\",service=\"{}\",release=\"{}\"",
-                key.service.app, key.service.service, key.number
-            );
-            (labels, stats)
-        });
+        let known = releases.clone().map(|release| (labels(release.key), release.stats));
         std::iter::once(("app=\"\",service=\"\",release=\"\"".to_owned(), &totals.unrouted)).chain(known)
     };
     heading(out, "minato_requests_total", "counter", "Requests answered.")?;
@@ -118,12 +123,23 @@ fn write_all<'a>(
     }
     heading(out, "minato_held_requests", "gauge", "Requests that wait for an instance.")?;
     writeln!(out, "minato_held_requests {held}")?;
+    heading(out, "minato_streams", "gauge", "WebSockets and server-sent events that are open.")?;
+    for release in releases.clone() {
+        writeln!(out, "minato_streams{{{}}} {}", labels(release.key), release.streams)?;
+    }
+    let help = "Streams that were ended because their instance or the edge went away.";
+    heading(out, "minato_streams_ended_total", "counter", help)?;
+    writeln!(out, "minato_streams_ended_total {}", totals.streams_ended.load(Relaxed))?;
     heading(out, "minato_retries_total", "counter", "Requests tried on another connection or instance.")?;
     writeln!(out, "minato_retries_total {}", totals.retries.load(Relaxed))?;
     heading(out, "minato_edge_connections", "gauge", "Connections from clients.")?;
     writeln!(out, "minato_edge_connections {connections}")?;
     heading(out, "minato_edge_accepted_total", "counter", "Connections accepted from clients.")?;
     writeln!(out, "minato_edge_accepted_total {}", totals.accepted.load(Relaxed))
+}
+
+fn labels(key: &ReleaseKey) -> String {
+    format!("app=\"{}\",service=\"{}\",release=\"{}\"", key.service.app, key.service.service, key.number)
 }
 
 fn heading(out: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
@@ -148,7 +164,7 @@ mod tests {
         let stats = Stats::default();
         stats.count(200, 1_500);
         stats.count(418, 31_000_000);
-        let text = render(&totals, 7, 2, std::iter::once((&key, &stats)));
+        let text = render(&totals, 7, 2, std::iter::once(Figures { key: &key, stats: &stats, streams: 4 }));
         for line in [
             "minato_requests_total{app=\"\",service=\"\",release=\"\",code=\"404\"} 1",
             "minato_requests_total{app=\"shop\",service=\"web\",release=\"3\",code=\"200\"} 1",
@@ -156,6 +172,7 @@ mod tests {
             "minato_request_duration_seconds_bucket{app=\"shop\",service=\"web\",release=\"3\",le=\"0.0025\"} 1",
             "minato_request_duration_seconds_bucket{app=\"shop\",service=\"web\",release=\"3\",le=\"+Inf\"} 2",
             "minato_request_duration_seconds_sum{app=\"shop\",service=\"web\",release=\"3\"} 31.0015",
+            "minato_streams{app=\"shop\",service=\"web\",release=\"3\"} 4",
             "minato_held_requests 2",
             "minato_edge_connections 7",
         ] {

@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
 
@@ -57,6 +57,8 @@ pub(crate) struct Relayed {
     framing: Framing,
     keep: bool,
     sending: Option<Sending>,
+    /// Resolves when a stream shall end; `None`: it isn't one.
+    ending: Option<Pin<Box<dyn Future<Output = ()>>>>,
     /// Why the body breaks off, to be said at the next poll: hyper sends what it has only when it
     /// has to wait, and the client shall have all that arrived.
     broken: Option<io::Error>,
@@ -100,13 +102,19 @@ impl Relayed {
         framing: Framing,
         keep: bool,
         sending: Option<Sending>,
+        stream: bool,
     ) -> Self {
+        let ending = stream.then(|| {
+            let target = Arc::clone(lease.target());
+            Box::pin(async move { target.streams_end().await }) as Pin<Box<dyn Future<Output = ()>>>
+        });
         let mut relayed = Self {
             local,
             source: Some(Source { connection, lease }),
             framing,
             keep,
             sending,
+            ending,
             broken: None,
             patience: None,
         };
@@ -147,6 +155,21 @@ impl Relayed {
         }
     }
 
+    /// Whether a stream had to end now: its body is complete then, and the client comes again.
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> bool {
+        // A body of a stated length has no other end.
+        let may_end = matches!(self.framing, Framing::Chunked(_) | Framing::Close);
+        let Some(ending) = self.ending.as_mut().filter(|_| may_end) else { return false };
+        if ending.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.ending = None;
+        self.keep = false;
+        self.local.shared.totals.streams_ended.fetch_add(1, Relaxed);
+        self.finish();
+        true
+    }
+
     fn poll_or_break(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
@@ -164,6 +187,9 @@ impl Relayed {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if let Err(error) = self.poll_sending(cx) {
             return Poll::Ready(Some(Err(error)));
+        }
+        if self.poll_ending(cx) {
+            return Poll::Ready(None);
         }
         loop {
             let Some(source) = self.source.as_mut() else { return Poll::Ready(None) };

@@ -6,7 +6,7 @@
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,
     atomic::{
-        AtomicU32, AtomicU64,
+        AtomicBool, AtomicU32, AtomicU64,
         Ordering::{Relaxed, SeqCst},
     },
 };
@@ -16,7 +16,7 @@ use http::StatusCode;
 use minato_model::{
     ids::ReleaseKey,
     route::Route,
-    routing::{Load, Wake},
+    routing::{Load, Refusal, Wake},
 };
 
 use crate::{
@@ -34,6 +34,9 @@ pub(crate) struct Release {
     pub(crate) clock: Clock,
     wake: Arc<dyn Wake>,
     targets: ArcSwap<Vec<Arc<Target>>>,
+    /// Whether the routes in force name it: else it is neither waited for nor woken.
+    serves: AtomicBool,
+    streams: AtomicU32,
     concurrency: AtomicU32,
     concurrency_max: AtomicU32,
     in_flight: AtomicU32,
@@ -47,6 +50,18 @@ pub(crate) struct Release {
     peaks: Peaks,
     draws: AtomicU64,
     stats: OnceLock<Box<Stats>>,
+}
+
+/// Why no instance of a release takes a request.
+pub(crate) enum Shortage {
+    /// None runs yet.
+    Starting,
+    /// None runs, and this is what the last start came to.
+    Failed(Refusal),
+    /// All refuse connections.
+    Refusing,
+    /// So many run, and each has as many requests as it may.
+    Busy(usize),
 }
 
 /// A place on an instance.
@@ -63,6 +78,8 @@ impl Release {
             clock,
             wake,
             targets: ArcSwap::default(),
+            serves: AtomicBool::new(false),
+            streams: AtomicU32::new(0),
             concurrency: AtomicU32::new(1),
             concurrency_max: AtomicU32::new(1),
             in_flight: AtomicU32::new(0),
@@ -83,6 +100,20 @@ impl Release {
         self.concurrency_max.store(route.concurrency_max.max(concurrency), SeqCst);
     }
 
+    /// Lets requests wait for it, or no more. Those that do already have to be scattered.
+    pub(crate) fn serve(&self, serves: bool) {
+        self.serves.store(serves, SeqCst);
+    }
+
+    pub(crate) fn serves(&self) -> bool {
+        self.serves.load(SeqCst)
+    }
+
+    /// Streams that its instances carry.
+    pub(crate) fn streams(&self) -> u32 {
+        self.streams.load(SeqCst)
+    }
+
     /// What it counted; made with its first request.
     pub(crate) fn stats(&self) -> &Stats {
         self.stats.get_or_init(Box::default)
@@ -91,6 +122,17 @@ impl Release {
     /// What it counted, if it ever had a request.
     pub(crate) fn stats_if_any(&self) -> Option<&Stats> {
         self.stats.get().map(AsRef::as_ref)
+    }
+
+    /// Why none of its instances has taken a request that waited until now.
+    pub(crate) fn shortage(&self) -> Shortage {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let targets = self.targets.load();
+        if targets.is_empty() {
+            return queue.failure().cloned().map_or(Shortage::Starting, Shortage::Failed);
+        }
+        let refusing = targets.iter().filter(|target| target.is_suspended(self.clock)).count();
+        if refusing == targets.len() { Shortage::Refusing } else { Shortage::Busy(targets.len() - refusing) }
     }
 
     /// A place, if there is one and nobody waits for it already.
@@ -118,7 +160,7 @@ impl Release {
     pub(crate) fn admit(self: &Arc<Self>, target: &Arc<Target>) {
         {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.refusal = None;
+            queue.admitted();
             self.change(|targets| targets.push(Arc::clone(target)));
         }
         self.dispatch();
@@ -193,6 +235,9 @@ impl Release {
 
     /// Asks for instances if there are too few. What a withdrawn one still carries needs no other.
     fn ask(&self) {
+        if !self.serves() {
+            return;
+        }
         let total = self.total.load(SeqCst);
         let targets = self.targets.load();
         let carried: u32 = targets.iter().map(|target| target.in_flight()).sum();
@@ -233,6 +278,7 @@ impl Lease {
     pub(crate) fn begin_stream(&mut self) {
         if !self.stream {
             self.stream = true;
+            self.release.streams.fetch_add(1, SeqCst);
             self.target.begin_stream();
         }
     }
@@ -264,6 +310,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.stream {
+            self.release.streams.fetch_sub(1, SeqCst);
+        }
         self.target.give_back(self.stream);
         self.release.in_flight.fetch_sub(1, SeqCst);
         self.release.fell();

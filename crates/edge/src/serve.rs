@@ -28,6 +28,7 @@ use crate::{
     listen,
     shared::{Counted, Shared},
     upstream::pool::Pool,
+    waits::Waits,
     walk,
 };
 
@@ -74,6 +75,7 @@ pub(crate) enum Life {
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Pool,
+    pub(crate) waits: Waits,
     pub(crate) life: watch::Receiver<Life>,
     /// Room for the head of a request.
     pub(crate) scratch: RefCell<Vec<u8>>,
@@ -89,6 +91,7 @@ impl Local {
     pub(crate) fn new(shared: Arc<Shared>, index: usize, life: watch::Receiver<Life>, seed: u64) -> Self {
         Self {
             pool: Pool::new(shared.clock, &shared.limits),
+            waits: Waits::new(shared.clock, index),
             shared,
             life,
             scratch: RefCell::default(),
@@ -150,6 +153,7 @@ pub(crate) async fn run(
 /// What is done once a second.
 fn clear(local: &Local) {
     local.pool.sweep();
+    local.waits.sweep();
     local.listeners.borrow_mut().retain(|(_, listener)| listener.strong_count() > 0);
     if local.index == 0 && local.shared.clock.now() > micros(CLAIM) {
         handover::close_unclaimed(&local.shared);

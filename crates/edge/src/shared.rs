@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     config::{Limits, Prefix},
     handover::Inherited,
-    observe::{self, Totals},
+    observe::{self, Figures, Totals},
     release::Release,
     serve::Command,
     snapshot::Snapshot,
@@ -117,11 +117,12 @@ impl Shared {
         self.releases.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
-    /// Forgets releases that `keep` doesn't name and that carry nothing.
+    /// Forgets releases that `keep` doesn't name and that carry nothing; gives all, for the last time.
     pub(crate) fn prune(&self, keep: impl Fn(&Arc<Release>) -> bool) -> Vec<Arc<Release>> {
         let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = releases.values().cloned().collect();
         releases.retain(|_, release| keep(release) || !release.is_empty());
-        releases.values().cloned().collect()
+        all
     }
 
     /// Whose instance has this address.
@@ -229,8 +230,10 @@ impl Shared {
         let releases: Vec<_> =
             self.releases.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let held = releases.iter().map(|release| u64::from(release.load().waiting)).sum();
-        let stats = releases.iter().filter_map(|release| Some((&release.key, release.stats_if_any()?)));
-        observe::render(&self.totals, self.connections(), held, stats)
+        let figures = releases.iter().filter_map(|release| {
+            Some(Figures { key: &release.key, stats: release.stats_if_any()?, streams: release.streams() })
+        });
+        observe::render(&self.totals, self.connections(), held, figures)
     }
 }
 

@@ -189,10 +189,14 @@ impl Target {
         self.ending.notify_waiters();
     }
 
+    pub(crate) fn must_streams_end(&self) -> bool {
+        self.streams_end.load(SeqCst)
+    }
+
     /// Resolves when its streams shall end.
     pub(crate) async fn streams_end(&self) {
         let ending = self.ending.notified();
-        if !self.streams_end.load(SeqCst) {
+        if !self.must_streams_end() {
             ending.await;
         }
     }

@@ -1,6 +1,8 @@
-//! A connection that became another protocol's: bytes both ways until one side ends it.
+//! A connection that became another protocol's: bytes both ways until one side ends it, or it has to
+//! end. Then a WebSocket is closed in its own words, as soon as no frame is under way; anything else
+//! is cut.
 
-use std::{io, rc::Rc, time::Duration};
+use std::{cell::Cell, io, pin::pin, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -11,53 +13,70 @@ use tokio::{
 };
 
 use crate::{
+    frames::{self, Frames},
     inbound::Inbound,
     release::Lease,
+    serve::Local,
+    target::Target,
     upstream::connection::{Connection, write_all},
 };
 
 /// Large enough that bulk transfers need few system calls.
 const BUFFER: usize = 64 * 1024;
-/// How long the client has to close after the instance did.
+/// How long the client has to close after the instance did, and both when it has to end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Copies until either side ends, or nothing moves for `idle`. The place on the instance is held
-/// until then.
-pub(crate) async fn tunnel(
-    client: OnUpgrade,
-    instance: Connection,
-    lease: Lease,
-    inbound: Rc<Inbound>,
-    idle: Duration,
-) {
-    if let Ok(client) = client.await {
+/// Two ends of an upgraded connection.
+pub(crate) struct Tunnel {
+    pub(crate) local: Rc<Local>,
+    pub(crate) inbound: Rc<Inbound>,
+    pub(crate) instance: Connection,
+    /// The place on the instance, held until the end.
+    pub(crate) lease: Lease,
+    /// Whether WebSocket frames are spoken.
+    pub(crate) websocket: bool,
+}
+
+impl Tunnel {
+    /// Copies until either side ends, nothing moves for too long, or the instance's streams end.
+    pub(crate) async fn run(self, client: OnUpgrade) {
+        let Ok(client) = client.await else { return };
         let (read, write) = tokio::io::split(TokioIo::new(client));
+        let (target, instance) = (self.lease.target(), &self.instance);
         let moved = Moved::default();
-        let mut up = std::pin::pin!(upwards(read, &instance.stream, &moved));
-        let mut down = std::pin::pin!(downwards(&instance.stream, &instance.buffer, write, &moved));
-        tokio::select! {
-            _ = &mut down => {
+        let end = || Ending { target, frames: self.websocket.then(Frames::default) };
+        let up = upwards(read, &instance.stream, &moved, end());
+        let down = downwards(&instance.stream, &instance.buffer, write, &moved, end());
+        let talk = async {
+            let (mut up, mut down) = (pin!(up), pin!(down));
+            tokio::select! {
                 // What the client still sends is taken, so that it can read to the end.
-                drop(tokio::time::timeout(FAREWELL, up).await);
+                _ = &mut down => drop(tokio::time::timeout(FAREWELL, up).await),
+                _ = &mut up => drop(down.await),
             }
-            _ = &mut up => {
-                tokio::select! {
-                    _ = down => {}
-                    () = moved.stands_still(idle) => {}
-                }
-            }
-            () = moved.stands_still(idle) => {}
+        };
+        let ended = async {
+            target.streams_end().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            () = talk => {}
+            () = ended => {}
+            () = moved.stands_still(self.local.shared.limits.stream_idle) => {}
         }
+        if target.must_streams_end() {
+            self.local.shared.totals.streams_ended.fetch_add(1, Relaxed);
+        }
+        drop(self.inbound);
     }
-    drop((lease, inbound));
 }
 
 /// When something moved last.
-struct Moved(std::cell::Cell<Instant>);
+struct Moved(Cell<Instant>);
 
 impl Default for Moved {
     fn default() -> Self {
-        Self(std::cell::Cell::new(Instant::now()))
+        Self(Cell::new(Instant::now()))
     }
 }
 
@@ -73,17 +92,86 @@ impl Moved {
     }
 }
 
-async fn upwards(mut from: impl AsyncRead + Unpin, to: &TcpStream, moved: &Moved) -> io::Result<()> {
+/// How one direction comes to its end before its sender wants it.
+struct Ending<'a> {
+    target: &'a Target,
+    /// `None`: what is spoken has no such end.
+    frames: Option<Frames>,
+}
+
+/// What is to be done next in one direction.
+enum Next {
+    /// Pass this many bytes on.
+    Pass(usize),
+    /// It is time to end, and now is a good moment.
+    End,
+}
+
+impl Ending<'_> {
+    /// Looks at what came next.
+    fn next(&mut self, bytes: &[u8]) -> Next {
+        let ends = self.target.must_streams_end();
+        match &mut self.frames {
+            None if ends => Next::End,
+            Some(frames) if ends && frames.is_between() => Next::End,
+            Some(frames) if ends => Next::Pass(frames.pass_one(bytes)),
+            Some(frames) => {
+                frames.pass(bytes);
+                Next::Pass(bytes.len())
+            }
+            None => Next::Pass(bytes.len()),
+        }
+    }
+
+    /// Whether this is a moment to end: the rest of a frame comes first.
+    fn may_end(&self) -> bool {
+        self.frames.as_ref().is_none_or(Frames::is_between)
+    }
+
+    /// Whether a close frame is to be said: not after one.
+    fn closes(&self) -> bool {
+        self.frames.as_ref().is_some_and(|frames| !frames.is_closed())
+    }
+}
+
+async fn upwards(
+    mut from: impl AsyncRead + Unpin,
+    to: &TcpStream,
+    moved: &Moved,
+    mut ending: Ending<'_>,
+) -> io::Result<()> {
     let mut buffer = vec![0_u8; BUFFER];
     let copied = async {
+        let mut ends = pin!(ending.target.streams_end());
         loop {
-            let length = from.read(&mut buffer).await?;
+            let length = tokio::select! {
+                biased;
+                () = &mut ends, if ending.may_end() => break,
+                length = from.read(&mut buffer) => length?,
+            };
             if length == 0 {
                 return io::Result::Ok(());
             }
-            write_all(to, buffer.get(..length).unwrap_or_default()).await?;
+            let bytes = buffer.get(..length).unwrap_or_default();
+            let Next::Pass(length) = ending.next(bytes) else { break };
+            write_all(to, bytes.get(..length).unwrap_or_default()).await?;
             moved.now();
         }
+        if !ending.closes() {
+            return Ok(());
+        }
+        // The mask needn't be secret: no page chose what it hides.
+        write_all(to, &frames::close_to_instance([0x5a; 4])).await?;
+        // The client's own close is its last word.
+        let mut said = ending.frames.take().unwrap_or_default();
+        while !said.is_closed() {
+            let length = from.read(&mut buffer).await?;
+            if length == 0 {
+                break;
+            }
+            said.pass(buffer.get(..length).unwrap_or_default());
+        }
+        Ok(())
     }
     .await;
     // The instance learns that nothing more comes, and may still finish what it has to say.
@@ -97,21 +185,46 @@ async fn downwards(
     first: &[u8],
     mut to: impl AsyncWrite + Unpin,
     moved: &Moved,
+    mut ending: Ending<'_>,
 ) -> io::Result<()> {
-    to.write_all(first).await?;
-    to.flush().await?;
     let mut buffer = vec![0_u8; BUFFER];
+    let mut ends = pin!(ending.target.streams_end());
+    let mut first = Some(first).filter(|first| !first.is_empty());
+    loop {
+        let bytes = match first.take() {
+            Some(first) => first,
+            None => {
+                let length = tokio::select! {
+                    biased;
+                    () = &mut ends, if ending.may_end() => break,
+                    length = read(from, &mut buffer) => length?,
+                };
+                buffer.get(..length).unwrap_or_default()
+            }
+        };
+        if bytes.is_empty() {
+            return to.shutdown().await;
+        }
+        let Next::Pass(length) = ending.next(bytes) else { break };
+        to.write_all(bytes.get(..length).unwrap_or_default()).await?;
+        to.flush().await?;
+        moved.now();
+    }
+    if ending.closes() {
+        to.write_all(&frames::close_to_client()).await?;
+        to.flush().await?;
+    }
+    // The instance may say its own farewell, which nobody needs any more.
+    while ending.frames.is_some() && read(from, &mut buffer).await? > 0 {}
+    to.shutdown().await
+}
+
+async fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         from.readable().await?;
-        match from.try_read(&mut buffer) {
-            Ok(0) => return to.shutdown().await,
-            Ok(length) => {
-                to.write_all(buffer.get(..length).unwrap_or_default()).await?;
-                to.flush().await?;
-                moved.now();
-            }
+        match from.try_read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            read => return read,
         }
     }
 }

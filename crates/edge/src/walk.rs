@@ -19,7 +19,7 @@ use crate::{
     request, route,
     serve::Local,
     snapshot::Service,
-    upgrade,
+    upgrade::Tunnel,
     upstream::upload::Upload,
 };
 
@@ -144,11 +144,15 @@ fn respond(
     passed: Passed,
     end: &dyn Fn(StatusCode, Option<Arc<Release>>) -> End,
 ) -> Response<Answered> {
-    let Passed { attempt: Attempt { begun, lease, waited }, on_upgrade, request_id } = passed;
+    let Passed { attempt: Attempt { begun, mut lease, waited }, on_upgrade, request_id } = passed;
     let status = begun.head.status;
     let mut headers = begun.head.headers;
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
     headers::clean_response(&mut headers, switching);
+    let stream = switching || headers::is_event_stream(&headers);
+    if stream {
+        lease.begin_stream();
+    }
     if let Some((waited, phases)) = waited
         && let Ok(value) = HeaderValue::from_str(&server_timing(waited, phases))
     {
@@ -159,9 +163,15 @@ fn respond(
     }
     let end = end(status, Some(Arc::clone(lease.release())));
     let body = if let (true, Some(client)) = (switching, on_upgrade) {
-        let idle = local.shared.limits.stream_idle;
-        let tunnel = upgrade::tunnel(client, begun.connection, lease, Rc::clone(inbound), idle);
-        drop(tokio::task::spawn_local(tunnel));
+        let websocket = headers.get(http::header::UPGRADE);
+        let tunnel = Tunnel {
+            local: Rc::clone(local),
+            inbound: Rc::clone(inbound),
+            instance: begun.connection,
+            lease,
+            websocket: websocket.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket")),
+        };
+        drop(tokio::task::spawn_local(tunnel.run(client)));
         Answered::whole(Bytes::new(), end)
     } else {
         let relayed = Relayed::new(
@@ -171,6 +181,7 @@ fn respond(
             begun.head.framing,
             begun.head.keep,
             begun.sending,
+            stream,
         );
         Answered::relayed(relayed, end)
     };

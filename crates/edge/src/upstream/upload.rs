@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use tokio::{net::TcpStream, time::Instant};
 
 use super::connection::write_all;
-use crate::headers::Length;
+use crate::{headers::Length, waits::Wait};
 
 /// A request's body.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct Upload {
     begun: Cell<bool>,
     /// When the last part of it was passed on.
     progress: Cell<Instant>,
+    /// Told whether it is the client or the instance that is waited for.
+    wait: RefCell<Option<Rc<Wait>>>,
     /// The most that it may hold.
     bytes_max: u64,
     /// How long the client may pause.
@@ -50,9 +52,15 @@ impl Upload {
             body: RefCell::new(body),
             begun: Cell::new(false),
             progress: Cell::new(Instant::now()),
+            wait: RefCell::default(),
             bytes_max,
             pause_max,
         })
+    }
+
+    /// An instance gets it.
+    pub(crate) fn waits_with(&self, wait: &Rc<Wait>) {
+        self.wait.replace(Some(Rc::clone(wait)));
     }
 
     pub(crate) fn has_begun(&self) -> bool {
@@ -95,6 +103,15 @@ impl Upload {
     /// The next part; trailers are left out.
     async fn next(&self) -> Result<Option<Bytes>, Broken> {
         self.begun.set(true);
+        let wait = self.wait.borrow().clone();
+        let wait = wait.as_deref();
+        wait.inspect(|wait| wait.pause());
+        let next = self.frame().await;
+        wait.inspect(|wait| wait.resume());
+        next
+    }
+
+    async fn frame(&self) -> Result<Option<Bytes>, Broken> {
         let mut pause = pin!(tokio::time::sleep(self.pause_max));
         std::future::poll_fn(|cx| {
             loop {

@@ -8,4 +8,5 @@ mod heads;
 mod life;
 mod names;
 mod routes;
+mod streams;
 mod support;
