@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     image,
-    network::{Network, first_answer},
+    network::{EAGER, Network, first_answer},
     patience::{Patience, now},
     processes::{expect, read, remove_groups, run, run_at_the_end, start, stop},
 };
@@ -93,7 +93,7 @@ impl Docker {
         run_at_the_end(Command::new("ip").args(["neigh", "flush", "dev", BRIDGE]));
         let begun = now();
         let mut child = start(&mut command, &output)?;
-        let took = first_answer(patience, begun, ADDRESS, image::PORT, &mut child);
+        let took = first_answer(patience, begun, (ADDRESS, image::PORT), EAGER, &mut child);
         stop(&mut child, Duration::from_secs(10));
         run_at_the_end(self.command().args(["rm", "--force", "round"]));
         took.with_context(|| format!("docker run: {}", read(&mut output).unwrap_or_default().trim_end()))

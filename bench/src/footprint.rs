@@ -7,10 +7,13 @@ use clap::Args;
 
 use crate::{
     figures::table,
-    image, machine,
+    image::{self, Program},
+    kernel::{megabytes, share},
+    machine,
     minato::{self, Server},
     patience::{Patience, now},
     processes::{busy, expect_root},
+    promises::Promises,
 };
 
 const SERVICES: usize = 10;
@@ -28,65 +31,57 @@ pub(crate) struct Arguments {
     seconds: u64,
 }
 
-pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<()> {
+impl Arguments {
+    pub(crate) fn of(self, quick: bool) -> Self {
+        if quick { Self { seconds: 3 } } else { self }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises> {
     expect_root()?;
     let program = minato::program()?;
     let folder = image::workshop()?;
-    let root = image::make(patience, folder.path())?;
-    let server = Server::start(patience, &program, folder.path())?;
-    server.apply(patience, &root, &manifest())?;
+    let server = Server::start(patience, &program, folder.path(), "")?;
+    server.push(patience, folder.path(), Program::Ok)?;
+    server.apply(patience, &minato::services(Program::Ok, SERVICES, "scale = { idle = \"100ms\" }"))?;
     for number in 0..SERVICES {
-        server.ask(&format!("ok{number}.localhost"))?;
+        server.ask(&minato::host(number), "/")?;
     }
     server.at_zero(patience)?;
     // What follows the last instance's end is over.
     patience.rest(Duration::from_secs(5))?;
     let (own, keeper) = (server.pid(), server.keeper()?);
-    let before = busy(own)? + busy(keeper)?;
+    let parked = parked(keeper)?;
+    let processes = || -> Result<_> { Ok(busy(own)? + busy(keeper)?) };
+    let before = processes()?;
     let begun = now();
     patience.rest(Duration::from_secs(arguments.seconds))?;
     let elapsed = begun.elapsed();
-    let spent = busy(own)? + busy(keeper)? - before;
-    let (own, keeper) = (memory(own)?, memory(keeper)?);
+    let spent = processes()? - before;
     println!("{}; {SERVICES} services at zero, each asked once before\n", machine::line());
-    let row = |what: &str, found: f64, bound: f64, unit: &str| {
-        let word = if found < bound { "met" } else { "MISSED" };
-        vec![what.to_owned(), format!("{found:.2} {unit}"), format!("< {bound:.0} {unit}"), word.to_owned()]
-    };
-    let share = 100.0 * spent.as_secs_f64() / elapsed.as_secs_f64();
-    let size = std::fs::metadata(&program)?.len();
+    let (own, keeper) = (megabytes(share(own)?), megabytes(share(keeper)?));
+    let shares: Result<Vec<u64>> = parked.iter().map(|&pid| share(pid)).collect();
+    let waiting = megabytes(shares?.iter().sum());
+    let row = |what: String, found: f64| vec![what, format!("{found:.2}")];
     let rows = [
-        vec!["server, PSS".to_owned(), format!("{own:.2} MB"), String::new(), String::new()],
-        vec!["keeper, PSS".to_owned(), format!("{keeper:.2} MB"), String::new(), String::new()],
-        row("both, PSS", own + keeper, MEMORY_MAX, "MB"),
-        row(&format!("processor, of one core over {} s", arguments.seconds), share, PROCESSOR_MAX, "%"),
-        row("program", megabytes(size), PROGRAM_MAX, "MB"),
+        row("server".to_owned(), own),
+        row("keeper".to_owned(), keeper),
+        row(format!("{} parked inits", parked.len()), waiting),
     ];
-    println!("{}", table(&["idle", "found", "bound (P23)", ""], &rows));
-    Ok(())
+    println!("{}", table(&["idle, PSS", "MB"], &rows));
+    let mut promises = Promises::default();
+    promises.at_most("all together, PSS, MB (P23)", own + keeper + waiting, MEMORY_MAX, None);
+    let busy = 100.0 * spent.as_secs_f64() / elapsed.as_secs_f64();
+    let what = format!("processor, % of one core over {} s (P23)", arguments.seconds);
+    promises.at_most(&what, busy, PROCESSOR_MAX, None);
+    let size = std::fs::metadata(&program)?.len();
+    promises.at_most("program, MB (P23)", megabytes(size), PROGRAM_MAX, None);
+    Ok(promises)
 }
 
-fn manifest() -> String {
-    let service = |number| {
-        format!(
-            "[services.ok{number}]\nimage = \"bench/ok:1\"\nhosts = [\"ok{number}.localhost\"]\n\
-             scale = {{ idle = \"100ms\" }}\n"
-        )
-    };
-    let services: String = (0..SERVICES).map(service).collect();
-    format!("app = \"bench\"\n{services}")
-}
-
-/// A process's share of memory, in megabytes; pages that are shared count in part.
-fn memory(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
+/// The first processes of the sandboxes that wait: the keeper's children.
+fn parked(keeper: u32) -> Result<Vec<u32>> {
+    let path = format!("/proc/{keeper}/task/{keeper}/children");
     let text = std::fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss in smaps_rollup")?;
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(megabytes(kibibytes << 10))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a size to show")]
-fn megabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
+    text.split_whitespace().map(|pid| Ok(pid.parse()?)).collect()
 }

@@ -1,4 +1,4 @@
-//! The root file system that all are measured with: one static program that answers `ok`.
+//! The root file systems that are measured with: each one static program.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -13,31 +13,62 @@ use crate::{
     processes::{expect, run},
 };
 
-/// What answers, and the port that it listens on.
-pub(crate) const PROGRAM: &str = "/ok";
-/// Where it listens.
+/// Where the programs listen.
 pub(crate) const PORT: u16 = 8080;
+/// What answers in [`Program::Ok`]'s root.
+pub(crate) const PROGRAM: &str = "/ok";
 
-/// Compiles the program into a new folder below, with the mount points that runc wants in a read-only
-/// root.
-pub(crate) fn make(patience: &Patience, below: &Path) -> Result<PathBuf> {
+/// A program that answers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Program {
+    /// Says `ok`, one connection after the other: the least that can be started.
+    Ok,
+    /// Serves many at once, over connections that stay open, and says which instance it is.
+    Many,
+}
+
+impl Program {
+    /// Its path in its root, which names its image too.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Ok => PROGRAM,
+            Self::Many => "/many",
+        }
+    }
+
+    /// The image's reference.
+    pub(crate) fn image(self) -> String {
+        format!("bench{}:1", self.path())
+    }
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::Ok => include_str!("../image/ok.rs"),
+            Self::Many => include_str!("../image/many.rs"),
+        }
+    }
+}
+
+/// Compiles a program into a new root below, with the mount points that runc wants in a read-only one.
+pub(crate) fn make(patience: &Patience, below: &Path, program: Program) -> Result<PathBuf> {
     expect("cc")?;
-    let root = below.join("rootfs");
+    let name = program.path().trim_start_matches('/');
+    let root = below.join(format!("{name}-root"));
     for folder in ["", "dev", "proc", "tmp"] {
         let path = root.join(folder);
         std::fs::create_dir_all(&path)?;
         let mode = if folder == "tmp" { 0o1777 } else { 0o755 };
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
     }
-    let source = below.join("ok.rs");
-    std::fs::write(&source, include_str!("../image/ok.rs"))?;
+    let source = below.join(format!("{name}.rs"));
+    std::fs::write(&source, program.source())?;
     run(
         patience,
         Command::new("rustc")
             .args(["--edition=2024", "-Copt-level=2", "-Cpanic=abort", "-Cstrip=symbols"])
             .arg("-Ctarget-feature=+crt-static")
             .arg("-o")
-            .arg(root.join(PROGRAM.trim_start_matches('/')))
+            .arg(root.join(name))
             .arg(&source),
     )
     .context("the static server can't be compiled")?;

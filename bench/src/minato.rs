@@ -1,21 +1,25 @@
 //! A server of Minato, with a data directory and ports of its own, asked as any client would.
 
 use std::{
+    fmt::Write as _,
     fs::File,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
-    image,
+    image::{self, Program},
+    kernel::{Counts, megabytes, resident},
     patience::{Patience, STEP, now},
     processes::{read, run, run_at_the_end, start, stop},
+    wire::{self, Connection, get},
 };
 
 /// A server that runs.
@@ -23,7 +27,9 @@ use crate::{
 pub(crate) struct Server {
     program: PathBuf,
     child: Child,
+    output: File,
     data: PathBuf,
+    config: PathBuf,
     api: SocketAddr,
     http: SocketAddr,
     token: String,
@@ -64,46 +70,97 @@ pub(crate) fn workspace() -> &'static Path {
     bench.parent().unwrap_or(bench)
 }
 
+/// A manifest of the app `bench` with so many services of one kind, `s0` and on, each with the same
+/// keys besides.
+pub(crate) fn services(program: Program, count: usize, keys: &str) -> String {
+    let mut text = String::from("app = \"bench\"\n");
+    for number in 0..count {
+        let (image, host) = (program.image(), host(number));
+        // Writing to a String never fails.
+        write!(text, "[services.s{number}]\nimage = \"{image}\"\nhosts = [\"{host}\"]\n{keys}\n")
+            .unwrap_or_default();
+    }
+    text
+}
+
+/// The host of a service of [`services`].
+pub(crate) fn host(number: usize) -> String {
+    format!("s{number}.localhost")
+}
+
 impl Server {
-    /// Starts one, and waits until it is ready.
-    pub(crate) fn start(patience: &Patience, program: &Path, below: &Path) -> Result<Self> {
-        let data = below.join("data");
+    /// Starts one with a data directory below and these settings, and waits until it is ready.
+    pub(crate) fn start(patience: &Patience, program: &Path, below: &Path, settings: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("server-").tempdir_in(below)?.keep();
+        let (data, config) = (folder.join("data"), folder.join("server.toml"));
+        std::fs::write(&config, settings)?;
         let (api, http) = free_ports()?;
-        let mut output = tempfile::tempfile()?;
-        let mut command = Command::new(program);
-        command.args(["server", "--anonymous-push", "--data"]).arg(&data);
-        command.args(["--api", &api.to_string(), "--http", &http.to_string()]);
-        let child = start(&mut command, &output)?;
-        let mut server = Self { program: program.to_owned(), child, data, api, http, token: String::new() };
-        let ready =
-            patience.until("the server to be ready", Duration::from_secs(30), || server.ready(&mut output));
-        ready.with_context(|| read(&mut output).unwrap_or_default())?;
+        let output = tempfile::tempfile()?;
+        let child = start(&mut command(program, &data, &config, (api, http)), &output)?;
+        let token = String::new();
+        let mut server = Self { program: program.to_owned(), child, output, data, config, api, http, token };
+        server.wait_until_ready(patience)?;
         std::fs::read_to_string(server.data.join("token"))?.trim().clone_into(&mut server.token);
         Ok(server)
     }
 
-    fn ready(&mut self, output: &mut File) -> Result<Option<()>> {
-        if let Some(status) = self.child.try_wait()? {
-            bail!("the server ended: {status}");
-        }
-        Ok(read(output)?.lines().any(|line| line.starts_with("ready ")).then_some(()))
+    /// Waits until it says that it is ready.
+    pub(crate) fn wait_until_ready(&mut self, patience: &Patience) -> Result<()> {
+        let ready = patience.until("the server to be ready", Duration::from_secs(30), || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended: {status}");
+            }
+            Ok(read(&mut self.output)?.lines().any(|line| line.starts_with("ready ")).then_some(()))
+        });
+        ready.with_context(|| read(&mut self.output).unwrap_or_default())
     }
 
-    /// Packs and pushes the image as `bench/ok:1`, and applies a manifest.
-    pub(crate) fn apply(&self, patience: &Patience, root: &Path, manifest: &str) -> Result<()> {
-        let entry = format!("[\"{}\"]", image::PROGRAM);
-        run(
-            patience,
-            self.command().arg("build").arg(root).args([
-                "-t",
-                "bench/ok:1",
-                "--port",
-                &image::PORT.to_string(),
-                "--entrypoint",
-                &entry,
-            ]),
-        )?;
-        let file = self.data.join("bench.toml");
+    /// Kills it as a crash would; what it ran runs on.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::KILL)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts the next one in the killed one's place, and says when.
+    pub(crate) fn start_again(&mut self) -> Result<Instant> {
+        self.output = tempfile::tempfile()?;
+        let mut command = command(&self.program, &self.data, &self.config, (self.api, self.http));
+        let begun = now();
+        self.child = start(&mut command, &self.output)?;
+        Ok(begun)
+    }
+
+    /// Lets a new process of the same program take over, and waits until it is ready and the old one
+    /// has ended by itself.
+    pub(crate) fn upgrade(&mut self, patience: &Patience) -> Result<()> {
+        let output = tempfile::tempfile()?;
+        let mut command = command(&self.program, &self.data, &self.config, (self.api, self.http));
+        let child = start(command.arg("--upgrade"), &output)?;
+        let mut old = std::mem::replace(&mut self.child, child);
+        let mut said = std::mem::replace(&mut self.output, output);
+        let ready = self.wait_until_ready(patience);
+        let ended = patience.until("the old server's end", STEP, || Ok(old.try_wait()?));
+        if ready.is_err() || ended.is_err() {
+            stop(&mut old, Duration::from_secs(20));
+        }
+        let done = ready.and_then(|()| ended.map(drop));
+        done.with_context(|| read(&mut said).unwrap_or_default())
+    }
+
+    /// Packs a program's root and pushes it as its image.
+    pub(crate) fn push(&self, patience: &Patience, below: &Path, program: Program) -> Result<()> {
+        let root = image::make(patience, below, program)?;
+        let (image, entry) = (program.image(), format!("[\"{}\"]", program.path()));
+        let port = image::PORT.to_string();
+        let words = ["-t", &image, "--port", &port, "--entrypoint", &entry];
+        run(patience, self.command().arg("build").arg(root).args(words))?;
+        Ok(())
+    }
+
+    /// Applies a manifest, and waits until its releases are stable.
+    pub(crate) fn apply(&self, patience: &Patience, manifest: &str) -> Result<()> {
+        let file = self.data.with_file_name("bench.toml");
         std::fs::write(&file, manifest)?;
         run(patience, self.command().args(["apply", "--wait"]).arg(&file))?;
         Ok(())
@@ -116,6 +173,11 @@ impl Server {
             .env("MINATO_TOKEN", &self.token)
             .env("NO_COLOR", "1");
         command
+    }
+
+    /// Where the edge listens.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http
     }
 
     /// The server's process.
@@ -136,49 +198,106 @@ impl Server {
         pids.find(|&pid| of(pid)).ok_or_else(|| anyhow!("no keeper is running"))
     }
 
+    /// What it has in the kernel.
+    pub(crate) fn objects(&self, patience: &Patience) -> Result<Counts> {
+        Counts::of(patience, &self.data, &[self.pid(), self.keeper()?])
+    }
+
+    /// Megabytes that the server and its keeper have in memory.
+    pub(crate) fn resident(&self) -> Result<f64> {
+        Ok(megabytes(resident(self.pid())? + resident(self.keeper()?)?))
+    }
+
+    /// Its instances that aren't gone.
+    pub(crate) fn instances(&self) -> Result<Vec<Value>> {
+        let list = self.api("/api/v1/instances?all=false")?;
+        list["instances"].as_array().cloned().context("the API gave no instances")
+    }
+
     /// Waits until the API tells of no instance that runs.
     pub(crate) fn at_zero(&self, patience: &Patience) -> Result<()> {
-        patience.until("the services to be at zero", STEP, || {
-            let list = self.api("/api/v1/instances?all=false")?;
-            let count = list["instances"].as_array().map_or(usize::MAX, Vec::len);
-            Ok((count == 0).then_some(()))
+        patience.until("the services to be at zero", STEP, || Ok(self.instances()?.is_empty().then_some(())))
+    }
+
+    /// Waits until so many instances are ready and no other runs, and returns them.
+    pub(crate) fn ready(&self, patience: &Patience, count: usize) -> Result<Vec<Value>> {
+        patience.until(&format!("{count} instances to be ready"), 2 * STEP, || {
+            let instances = self.instances()?;
+            let whole = instances.len() == count && instances.iter().all(|one| one["state"] == "ready");
+            Ok(whole.then_some(instances))
+        })
+    }
+
+    /// The last events of a kind, oldest first.
+    pub(crate) fn events(&self, kind: &str) -> Result<Vec<Value>> {
+        let text = self.call("/api/v1/events?limit=10000")?;
+        let events: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
+        let events = events.context("the API's events")?;
+        Ok(events.into_iter().filter(|event| event["kind"] == kind).collect())
+    }
+
+    /// A sample of the metrics, by its name with labels; `None`: there is none such.
+    pub(crate) fn metric(&self, name: &str) -> Result<Option<f64>> {
+        let text = self.call("/metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.map(str::parse).transpose()?)
+    }
+
+    /// How many starts have succeeded.
+    pub(crate) fn starts(&self) -> Result<f64> {
+        let name = "minato_instance_start_seconds_count{phase=\"listening\"}";
+        self.metric(name)?.context("the metrics don't count starts")
+    }
+
+    /// Waits until as many sandboxes are parked as the server means to have.
+    pub(crate) fn pool_filled(&self, patience: &Patience) -> Result<()> {
+        let of = |state: &str| self.metric(&format!("minato_sandbox_pool{{state=\"{state}\"}}"));
+        patience.until("the pool to be filled", STEP, || {
+            Ok((of("ready")?.unwrap_or_default() >= of("target")?.unwrap_or_default()).then_some(()))
         })
     }
 
     fn api(&self, path: &str) -> Result<Value> {
+        serde_json::from_str(&self.call(path)?).with_context(|| format!("the API's answer to {path}"))
+    }
+
+    fn call(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect_timeout(&self.api, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let (host, token) = (self.api, &self.token);
+        // HTTP/1.0: the answer isn't cut into chunks.
         stream.write_all(
-            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n")
+            format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n")
                 .as_bytes(),
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("the API gave no answer")?;
-        if !head.starts_with("HTTP/1.1 200") {
+        if head.split(' ').nth(1) != Some("200") {
             bail!("the API refused {path}: {answer}");
         }
-        serde_json::from_str(body).with_context(|| format!("the API's answer to {path}"))
+        Ok(body.to_owned())
     }
 
     /// One request through the edge, from the connection to the first byte of its answer.
-    pub(crate) fn ask(&self, host: &str) -> Result<First> {
-        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let mut answer = vec![0];
+    pub(crate) fn ask(&self, host: &str, path: &str) -> Result<First> {
+        let request = get(host, path);
         let begun = now();
-        let mut stream = TcpStream::connect(self.http)?;
-        stream.set_read_timeout(Some(Duration::from_secs(35)))?;
-        stream.write_all(request.as_bytes())?;
-        stream.read_exact(&mut answer)?;
-        let took = begun.elapsed();
-        stream.read_to_end(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer);
-        if !answer.starts_with("HTTP/1.1 200") {
-            bail!("the edge answered {host} with {answer}");
+        let mut connection = Connection::open(self.http)?;
+        let answer = connection.ask(&request)?;
+        let first = connection.first.context("an answer without a first byte")?;
+        if answer.status != 200 {
+            bail!("the edge answered {host} with {} {}", answer.status, answer.body);
         }
-        Ok(First { took, phases: phases(&answer) })
+        Ok(First { took: first - begun, phases: wire::phases(&answer.head) })
     }
+}
+
+fn command(program: &Path, data: &Path, config: &Path, (api, http): (SocketAddr, SocketAddr)) -> Command {
+    let mut command = Command::new(program);
+    command.args(["server", "--anonymous-push", "--data"]).arg(data).arg("--config").arg(config);
+    command.args(["--api", &api.to_string(), "--http", &http.to_string()]);
+    command
 }
 
 /// Two ports of loopback that are free, as far as that can be known.
@@ -188,35 +307,10 @@ fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
     Ok((held.0.local_addr()?, held.1.local_addr()?))
 }
 
-/// The phases of `Server-Timing`, as in `name;dur=1.5, other;dur=2`.
-fn phases(head: &str) -> Vec<(String, f64)> {
-    let line = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("server-timing").then_some(value)
-    });
-    let phase = |text: &str| {
-        let (name, time) = text.trim().split_once(";dur=")?;
-        Some((name.to_owned(), time.parse().ok()?))
-    };
-    line.map(|line| line.split(',').filter_map(phase).collect()).unwrap_or_default()
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
         // It drains, stops everything and gives it back; what a crash left is taken away by hand.
-        stop(&mut self.child, Duration::from_secs(20));
+        stop(&mut self.child, Duration::from_secs(40));
         run_at_the_end(Command::new(&self.program).args(["server", "--clean", "--data"]).arg(&self.data));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::phases;
-
-    #[test]
-    fn phases_are_read() {
-        let head = "HTTP/1.1 200 OK\r\nserver-timing: start;dur=4.5, taken;dur=1\r\n\r\nok";
-        assert_eq!(phases(head), [("start".to_owned(), 4.5), ("taken".to_owned(), 1.0)]);
-        assert_eq!(phases("HTTP/1.1 200 OK\r\n\r\n"), []);
     }
 }

@@ -1,5 +1,5 @@
 //! The networks that the peers are given, made beforehand and not timed: a namespace that plays the
-//! host, one that runc's container gets, and a pair of links between them. Nothing is routed beyond, so
+//! host, one that each container of runc gets, and a pair of links to each. Nothing is routed beyond, so
 //! no packet leaves the machine, and all goes with the namespaces.
 
 use std::{
@@ -20,50 +20,69 @@ use crate::{
     processes::{expect, run, run_at_the_end},
 };
 
-/// Where runc's container answers.
-pub(crate) const GIVEN: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 2);
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 1);
 const GIVEN_MAC: &str = "02:00:00:00:00:02";
 const HOST_MAC: &str = "02:00:00:00:00:01";
 
-/// Two namespaces with a pair of links between them.
+/// The namespace that plays the host, and those that are given.
 #[derive(Debug)]
 pub(crate) struct Network {
     host: String,
-    given: String,
+    given: Vec<Given>,
+}
+
+/// A namespace for one container.
+#[derive(Debug, Clone)]
+pub(crate) struct Given {
+    name: String,
+    /// Where its container answers.
+    pub(crate) address: Ipv4Addr,
+}
+
+impl Given {
+    /// Where the namespace is.
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
 }
 
 impl Network {
-    /// Makes both, up, with permanent neighbours: a lost ARP would cost a second.
-    pub(crate) fn make(patience: &Patience) -> Result<Self> {
+    /// Makes them, up, with permanent neighbours: a lost ARP would cost a second. At most 63.
+    pub(crate) fn make(patience: &Patience, containers: u8) -> Result<Self> {
         expect("ip")?;
-        let pid = std::process::id();
-        let network = Self { host: format!("mnbench{pid}h"), given: format!("mnbench{pid}g") };
-        let (host, given) = (&network.host, &network.given);
-        let steps = [
-            format!("netns add {host}"),
-            format!("netns add {given}"),
-            format!("-n {host} link set lo up"),
-            format!("-n {given} link set lo up"),
-            format!(
-                "-n {host} link add given address {HOST_MAC} type veth peer name eth0 address {GIVEN_MAC} netns {given}"
-            ),
-            format!("-n {host} addr add {HOST}/30 dev given"),
-            format!("-n {given} addr add {GIVEN}/30 dev eth0"),
-            format!("-n {host} link set given up"),
-            format!("-n {given} link set eth0 up"),
-            format!("-n {host} neigh replace {GIVEN} lladdr {GIVEN_MAC} dev given nud permanent"),
-            format!("-n {given} neigh replace {HOST} lladdr {HOST_MAC} dev eth0 nud permanent"),
-        ];
-        for step in steps {
-            run(patience, Command::new("ip").args(step.split(' ')))?;
+        let name = format!("mnbench{}", std::process::id());
+        let mut network = Self { host: format!("{name}h"), given: Vec::new() };
+        let host = network.host.clone();
+        let run_all = |steps: &[String]| {
+            steps
+                .iter()
+                .try_for_each(|step| run(patience, Command::new("ip").args(step.split(' '))).map(drop))
+        };
+        run_all(&[format!("netns add {host}"), format!("-n {host} link set lo up")])?;
+        for number in 0..containers.min(63) {
+            let own = Ipv4Addr::new(10, 255, 255, 4 * number + 1);
+            let address = Ipv4Addr::new(10, 255, 255, 4 * number + 2);
+            let (given, link) = (format!("{name}g{number}"), format!("given{number}"));
+            network.given.push(Given { name: given.clone(), address });
+            run_all(&[
+                format!("netns add {given}"),
+                format!("-n {given} link set lo up"),
+                format!(
+                    "-n {host} link add {link} address {HOST_MAC} type veth peer name eth0 address {GIVEN_MAC} netns {given}"
+                ),
+                format!("-n {host} addr add {own}/30 dev {link}"),
+                format!("-n {given} addr add {address}/30 dev eth0"),
+                format!("-n {host} link set {link} up"),
+                format!("-n {given} link set eth0 up"),
+                format!("-n {host} neigh replace {address} lladdr {GIVEN_MAC} dev {link} nud permanent"),
+                format!("-n {given} neigh replace {own} lladdr {HOST_MAC} dev eth0 nud permanent"),
+            ])?;
         }
         Ok(network)
     }
 
-    /// Where the namespace is that runc's container gets.
-    pub(crate) fn given(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.given)
+    /// What the containers are given, one each.
+    pub(crate) fn given(&self) -> &[Given] {
+        &self.given
     }
 
     /// Does something on a thread in the namespace that plays the host; what it starts is there too.
@@ -83,22 +102,25 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        for name in [&self.given, &self.host] {
+        for name in self.given.iter().map(|given| &given.name).chain([&self.host]) {
             run_at_the_end(Command::new("ip").args(["netns", "del", name]));
         }
     }
 }
 
+/// How long one that starts alone is left between two tries.
+pub(crate) const EAGER: Duration = Duration::from_micros(250);
+
 /// Asks an address that may not answer yet until its first byte, and returns the time since `begun`.
 ///
-/// Each try to connect takes at most a millisecond, and the next follows after a quarter of one: a lost
-/// first packet is tried again by a new socket, not a second later. It is over when what starts the
-/// program fails.
+/// Each try to connect takes at most a millisecond, and the next follows after `every`: a lost first
+/// packet is tried again by a new socket, not a second later. It is over when what starts the program
+/// fails.
 pub(crate) fn first_answer(
     patience: &Patience,
     begun: Instant,
-    address: Ipv4Addr,
-    port: u16,
+    (address, port): (Ipv4Addr, u16),
+    every: Duration,
     starter: &mut Child,
 ) -> Result<Duration> {
     let address = SocketAddr::from((address, port));
@@ -112,7 +134,7 @@ pub(crate) fn first_answer(
         match TcpStream::connect_timeout(&address, Duration::from_millis(1)) {
             Ok(stream) => return answered(stream, begun),
             Err(error) if hopeless(error.kind()) => bail!("{address} can't be asked: {error}"),
-            Err(_) => pause(Duration::from_micros(250)),
+            Err(_) => pause(every),
         }
     }
     bail!("no answer from {address} in 20 s")

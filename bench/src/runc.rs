@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     image,
-    network::{GIVEN, Network, first_answer},
+    network::{Given, first_answer},
     patience::{Patience, now},
     processes::{expect, read, remove_groups, run, run_at_the_end, start, stop},
 };
@@ -60,27 +60,30 @@ pub(crate) struct Runc {
     state: PathBuf,
     bundle: PathBuf,
     group: String,
+    given: Given,
 }
 
 impl Runc {
-    /// Writes the bundle: what `runc spec` says, changed where Minato's containers differ.
-    pub(crate) fn prepare(patience: &Patience, below: &Path, root: &Path, network: &Network) -> Result<Self> {
+    /// Writes the bundle for a container in a given network: what `runc spec` says, changed where
+    /// Minato's containers differ.
+    pub(crate) fn prepare(patience: &Patience, below: &Path, root: &Path, given: &Given) -> Result<Self> {
         expect("runc")?;
         let runc = Self {
             state: below.join("runc-state"),
-            bundle: below.join("bundle"),
-            group: format!("minato-bench-{}-runc", std::process::id()),
+            bundle: below.join(format!("bundle-{}", given.address)),
+            group: format!("minato-bench-{}-runc-{}", std::process::id(), given.address.octets()[3]),
+            given: given.clone(),
         };
         std::fs::create_dir(&runc.bundle)?;
         run(patience, Command::new("runc").arg("spec").arg("--bundle").arg(&runc.bundle))?;
         let path = runc.bundle.join("config.json");
         let mut spec: Value = serde_json::from_slice(&std::fs::read(&path)?).context("runc's own spec")?;
-        runc.change(&mut spec, root, network);
+        runc.change(&mut spec, root);
         std::fs::write(&path, serde_json::to_vec(&spec)?)?;
         Ok(runc)
     }
 
-    fn change(&self, spec: &mut Value, root: &Path, network: &Network) {
+    fn change(&self, spec: &mut Value, root: &Path) {
         spec["root"] = json!({ "path": root, "readonly": true });
         let process = &mut spec["process"];
         process["terminal"] = json!(false);
@@ -101,7 +104,7 @@ impl Runc {
         linux["cgroupsPath"] = json!(format!("/{}", self.group));
         linux["namespaces"] = json!([
             { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "cgroup" },
-            { "type": "user" }, { "type": "network", "path": network.given() },
+            { "type": "user" }, { "type": "network", "path": self.given.path() },
         ]);
         let resources = &mut linux["resources"];
         resources["memory"] = json!({ "limit": 134_217_728 });
@@ -119,16 +122,16 @@ impl Runc {
         command
     }
 
-    /// One start, from the exec of `runc run` to the first byte of its answer. To be called in the
-    /// namespace that plays the host.
-    pub(crate) fn round(&self, patience: &Patience, number: usize) -> Result<Duration> {
+    /// One start, from the exec of `runc run` to the first byte of its answer, which is looked for
+    /// `every` so often. To be called in the namespace that plays the host.
+    pub(crate) fn round(&self, patience: &Patience, number: usize, every: Duration) -> Result<Duration> {
         let id = format!("{}-{number}", self.group);
         let mut command = self.command();
         command.arg("run").arg("--bundle").arg(&self.bundle).arg(&id);
         let mut output: File = tempfile::tempfile()?;
         let begun = now();
         let mut child = start(&mut command, &output)?;
-        let took = first_answer(patience, begun, GIVEN, image::PORT, &mut child);
+        let took = first_answer(patience, begun, (self.given.address, image::PORT), every, &mut child);
         self.end(&id, &mut child);
         took.with_context(|| format!("runc run: {}", read(&mut output).unwrap_or_default().trim_end()))
     }

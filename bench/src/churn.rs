@@ -1,0 +1,164 @@
+//! Starts and stops without a pause: callers ask one service at zero after the other, each stops when it
+//! was idle for a moment, and is asked again when its turn comes. Then: what is left of them.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+
+use crate::{
+    figures::{count, kinds, ms, number, table, times},
+    image::{self, Program},
+    machine,
+    minato::{self, Server, host},
+    patience::{Patience, now},
+    processes::expect_root,
+    promises::Promises,
+};
+
+/// From here on nothing may grow: what is allocated once was.
+const WARM: usize = 1_000;
+/// How long what has ended may take to be gone.
+const AFTER: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Seconds
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Callers, each with one request at a time
+    #[arg(long, default_value_t = 2)]
+    callers: usize,
+    /// Services that are asked in turn: so many that each has stopped before its next turn
+    #[arg(long, default_value_t = 600)]
+    services: usize,
+    /// Starts before anything is measured
+    #[arg(long, default_value_t = WARM)]
+    warm: usize,
+}
+
+impl Arguments {
+    pub(crate) fn of(self, quick: bool) -> Self {
+        if quick { Self { seconds: 3, services: 150, warm: 100, ..self } } else { self }
+    }
+}
+
+/// What callers got.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Milliseconds to the first byte of answers for which an instance started.
+    cold: Vec<f64>,
+    /// Answers of instances that still ran.
+    warm: usize,
+    failed: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises> {
+    expect_root()?;
+    let program = minato::program()?;
+    let folder = image::workshop()?;
+    println!("{}\n", machine::line());
+    let server = Server::start(patience, &program, folder.path(), "")?;
+    server.push(patience, folder.path(), Program::Ok)?;
+    let manifest = minato::services(Program::Ok, arguments.services, "scale = { idle = \"100ms\" }");
+    server.apply(patience, &manifest)?;
+    let turns = AtomicUsize::new(0);
+    let caller = Callers { patience, server: &server, turns: &turns, arguments };
+    caller.call(|starts, _| starts >= arguments.warm)?;
+    rest(patience, &server)?;
+    let (objects, memory) = (server.objects(patience)?, server.resident()?);
+    let before = server.starts()?;
+    let begun = now();
+    let calls = caller.call(|_, time| time >= Duration::from_secs(arguments.seconds))?;
+    let took = begun.elapsed();
+    let running = server.instances()?.len();
+    server.at_zero(patience)?;
+    let stopped = begun.elapsed();
+    let starts = server.starts()? - before;
+    rest(patience, &server)?;
+    let left = objects.growth(&server.objects(patience)?);
+    let grown = server.resident()? - memory;
+    println!(
+        "{} callers, {} services in turn, {:.1} s; {running} still ran at the end, the last stopped {:.1} s later",
+        arguments.callers,
+        arguments.services,
+        took.as_secs_f64(),
+        (stopped - took).as_secs_f64()
+    );
+    println!("instances started: {starts:.0}; answers of instances that still ran: {}\n", calls.warm);
+    let head = ["request to first byte, ms", "starts", "p50", "p90", "p99", "max"];
+    println!("{}", table(&head, &[times("a start", &calls.cold)]));
+    let head = format!("{} s after the last stop", AFTER.as_secs());
+    let rows: Vec<_> = left
+        .iter()
+        .map(|(kind, before, after)| vec![(*kind).to_owned(), before.to_string(), after.to_string()])
+        .collect();
+    println!("{}", table(&[&head, &format!("after {} starts", arguments.warm), "at the end"], &rows));
+    println!("server and keeper resident: {} MB, then {} more\n", number(memory), number(grown));
+    print!("{}", kinds(&calls.failed));
+    let mut promises = Promises::default();
+    let rate = count(calls.cold.len()) / took.as_secs_f64();
+    promises.at_least("P3b starts and stops a second", rate, 100.0, 200.0);
+    promises.at_most("P3b failed", count(calls.failed.len()), 0.0, None);
+    let surplus: usize = left.iter().map(|(_, before, after)| after.saturating_sub(*before)).sum();
+    promises.at_most("P4 objects left", count(surplus), 0.0, None);
+    promises.at_most("P4 more memory, MB", grown, 2.0, None);
+    Ok(promises)
+}
+
+/// Until the node is as it is at rest: nothing runs, the pool is as full as it is meant to be.
+fn rest(patience: &Patience, server: &Server) -> Result<()> {
+    server.at_zero(patience)?;
+    server.pool_filled(patience)?;
+    patience.rest(AFTER)
+}
+
+/// Who asks.
+struct Callers<'a> {
+    patience: &'a Patience,
+    server: &'a Server,
+    /// Requests so far, over all calls: the next service's turn.
+    turns: &'a AtomicUsize,
+    arguments: &'a Arguments,
+}
+
+impl Callers<'_> {
+    /// All callers ask until it is enough, by the number of starts and the time.
+    fn call(&self, enough: impl Fn(usize, Duration) -> bool + Sync) -> Result<Calls> {
+        let (starts, over, begun) = (AtomicUsize::new(0), AtomicBool::new(false), now());
+        let one = || -> Result<Calls> {
+            let mut calls = Calls::default();
+            while !over.load(Ordering::Relaxed) {
+                self.patience.check().inspect_err(|_| over.store(true, Ordering::Relaxed))?;
+                let service = self.turns.fetch_add(1, Ordering::Relaxed) % self.arguments.services.max(1);
+                match self.server.ask(&host(service), "/") {
+                    Ok(first) if first.phases.is_empty() => calls.warm += 1,
+                    Ok(first) => {
+                        starts.fetch_add(1, Ordering::Relaxed);
+                        calls.cold.push(ms(first.took));
+                    }
+                    Err(why) => calls.failed.push(format!("{why:#}")),
+                }
+                if enough(starts.load(Ordering::Relaxed), begun.elapsed()) {
+                    over.store(true, Ordering::Relaxed);
+                }
+            }
+            Ok(calls)
+        };
+        let mut all = Calls::default();
+        let joined: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.arguments.callers).map(|_| scope.spawn(one)).collect();
+            threads.into_iter().map(|thread| thread.join()).collect()
+        });
+        for calls in joined {
+            let calls = calls.map_err(|_| anyhow!("a caller ended early"))??;
+            all.cold.extend(calls.cold);
+            all.warm += calls.warm;
+            all.failed.extend(calls.failed);
+        }
+        Ok(all)
+    }
+}
