@@ -10,26 +10,25 @@
 //! ```
 
 mod api;
+pub(crate) mod background;
 mod clock;
 mod data;
+mod handover;
 mod late;
 mod linger;
 mod nodes;
+mod notify;
 mod ports;
 mod start;
 mod token;
+mod works;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use minato_agent::Agent;
 use minato_edge::Edge;
-use minato_registry::Library;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinSet,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     config::{Config, Stop},
@@ -37,17 +36,16 @@ use crate::{
     show,
 };
 use data::DataDirectory;
-use start::Started;
+use handover::Outcome;
+use start::Server;
 
 /// How long a stopping edge waits for the answers under way.
 const EDGE_DRAIN: Duration = Duration::from_secs(30);
-/// How often unfinished uploads are looked at.
-const UPLOADS: Duration = Duration::from_secs(3_600);
 /// Threads for what blocks: unpacking, the state's reads, system calls of starts.
 const BLOCKING_THREADS: usize = 64;
 
-/// Runs a server until it is told to stop.
-pub(crate) fn run(config: Config) -> Result<(), Failure> {
+/// Runs a server until it is told to stop, or another has taken over. With `upgrade` it takes over itself.
+pub(crate) fn run(config: Config, upgrade: bool) -> Result<(), Failure> {
     must_be_root()?;
     crate::do_without_huge_pages();
     log(&config.log)?;
@@ -58,7 +56,7 @@ pub(crate) fn run(config: Config) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("can't start the control runtime")?;
-    let served = runtime.block_on(serve(config));
+    let served = runtime.block_on(serve(config, upgrade));
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(served?)
 }
@@ -74,7 +72,7 @@ pub(crate) fn clean(config: &Config) -> Result<(), Failure> {
     minato_runtime::keeper::clean(&data.id, &data.path)
         .context("instances and control groups could not be cleaned")?;
     minato_network::clean(id).context("the network could not be taken away")?;
-    token::withdraw(&data.path)?;
+    token::withdraw(&data.path, None)?;
     show::progress(&format!("nothing of {} is left in the kernel; its data stays", data.path.display()));
     Ok(())
 }
@@ -115,56 +113,34 @@ fn log(filter: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, upgrade: bool) -> anyhow::Result<()> {
     // Whoever asks to stop while the parts are still being made is heard when they are.
     let mut signals = Signals::new()?;
-    let started = start::all(&config).await?;
-    let Started { agent, edge, control, api, library, token, data } = started;
-
-    let shutdown = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(api::serve(api.listener, api.router, shutdown.clone()));
-    {
-        let (control, shutdown) = (control.clone(), shutdown.clone());
-        tasks.spawn(async move {
-            control.run(shutdown).await;
-            Ok(())
-        });
-    }
-    tasks.spawn(expire_uploads(library, shutdown.clone()));
-    control.set_ready(true);
-    show::line(&format!("ready api={} http={}", config.api, config.http));
+    let mut server = if upgrade { handover::take_over(config).await? } else { start::all(config).await? };
+    let (config, http) = (&server.ground.config, server.ground.config.http);
+    show::line(&format!("ready api={} http={http}", config.api));
     tracing::info!(data = %config.data.display(), "the server is ready");
-
-    signals.next().await;
-    tracing::info!(stop = ?config.stop, "the server stops");
-    control.set_ready(false);
-    stop(config.stop, &agent, edge, &mut signals).await;
-    shutdown.cancel();
-    drop(token);
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
+    notify::ready();
+    loop {
+        let visitor = tokio::select! {
+            () = signals.next() => break,
+            visitor = server.desk.next(&server.ground.config) => visitor,
+        };
+        server = match handover::hand_over(server, visitor).await? {
+            Outcome::Kept(server) => *server,
+            Outcome::Replaced(retiring) => {
+                retiring.run(signals.next()).await;
+                return Ok(());
+            }
+        };
     }
-    drop(data);
-    Ok(())
-}
-
-/// Takes away, every hour, what clients began to push long ago and never finished.
-async fn expire_uploads(library: Arc<Library>, shutdown: CancellationToken) -> std::io::Result<()> {
-    while !shutdown.is_cancelled() {
-        let library = library.clone();
-        match tokio::task::spawn_blocking(move || library.expire_uploads(clock::now())).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(expired)) => tracing::info!(expired, "unfinished uploads were taken away"),
-            Ok(Err(error)) => tracing::warn!(%error, "unfinished uploads could not be looked at"),
-            Err(error) => tracing::error!(%error, "the look at unfinished uploads broke off"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(UPLOADS) => {}
-            () = shutdown.cancelled() => {}
-        }
-    }
-    Ok(())
+    let Server { ground, edge, works, posted, desk, .. } = server;
+    tracing::info!(stop = ?ground.config.stop, "the server stops");
+    works.set_ready(false);
+    desk.close();
+    stop(ground.config.stop, &works.agent, edge, &mut signals).await;
+    drop(posted);
+    works.end().await
 }
 
 /// Ends edge and instances: what was begun is finished, unless a second signal comes.

@@ -39,20 +39,19 @@ pub(super) struct Arguments {
     /// Take away all that this data directory left in the kernel, and end
     #[arg(long)]
     clean: bool,
-    /// Take over from the running server; not supported yet
-    #[arg(long, hide = true)]
+    /// Take over from the server that runs on the data directory: instances run on, no request fails
+    #[arg(long, conflicts_with = "clean")]
     upgrade: bool,
+    /// Return once the server is ready; it goes on in the background
+    #[arg(long, conflicts_with = "clean")]
+    background: bool,
     /// Join a cluster; not supported yet
     #[arg(long, hide = true)]
     join: Option<String>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let later = [
-        ("--https", arguments.https.is_some()),
-        ("--upgrade", arguments.upgrade),
-        ("--join", arguments.join.is_some()),
-    ];
+    let later = [("--https", arguments.https.is_some()), ("--join", arguments.join.is_some())];
     if let Some((flag, _)) = later.iter().find(|(_, given)| *given) {
         return Err(Failure::NotSupported(format!("minato server {flag}")));
     }
@@ -67,5 +66,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Failure::Usage(format!("{error}{cause}"))
     })?;
-    if arguments.clean { roles::clean(&config) } else { roles::run(config) }
+    if arguments.clean {
+        roles::clean(&config)
+    } else if arguments.background {
+        roles::background::run()
+    } else {
+        roles::run(config, arguments.upgrade)
+    }
 }

@@ -8,7 +8,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::linger::Lingering;
@@ -17,24 +17,25 @@ use super::linger::Lingering;
 const CONNECTIONS: usize = 1_024;
 /// How long a request's head may take.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long answers under way may take after the end was asked for.
-const GRACE: Duration = Duration::from_secs(3);
 
-/// Serves until `shutdown`.
+/// Serves until `ending` says how long the answers under way may still take. What then isn't over is cut:
+/// afterwards nothing that the router holds is in use.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    shutdown: CancellationToken,
+    mut ending: watch::Receiver<Option<Duration>>,
 ) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => break,
+            // Its owner gone, there is nobody to serve for.
+            _ = ending.wait_for(Option::is_some) => break,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -52,15 +53,20 @@ pub(super) async fn serve(
             .header_read_timeout(HEAD)
             .max_headers(100)
             .serve_connection(TokioIo::new(Lingering::new(stream)), service);
-        let connection = graceful.watch(connection);
+        let (connection, cut) = (graceful.watch(connection), cut.clone());
         connections.spawn(async move {
             // A connection that broke is its client's affair.
-            drop(connection.await);
+            drop(cut.run_until_cancelled(connection).await);
             drop(slot);
         });
     }
-    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
-        tracing::debug!("answers of the api were cut at the end");
+    drop(listener);
+    let grace = ending.borrow().unwrap_or_default();
+    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+        tracing::info!("answers of the api were cut at the end");
     }
+    cut.cancel();
+    connections.close();
+    connections.wait().await;
     Ok(())
 }

@@ -5,7 +5,10 @@ use std::{
     fs::{DirBuilder, File, OpenOptions},
     io::{Read as _, Seek as _, Write as _},
     net::Ipv4Addr,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -19,7 +22,7 @@ pub(super) struct DataDirectory {
     pub(super) path: PathBuf,
     /// Eight hexadecimal digits.
     pub(super) id: String,
-    _lock: File,
+    lock: File,
 }
 
 impl DataDirectory {
@@ -33,22 +36,27 @@ impl DataDirectory {
             .mode(0o700)
             .create(path)
             .with_context(|| format!("can't make the data directory {}", path.display()))?;
-        let path = path.canonicalize().with_context(|| format!("can't find {}", path.display()))?;
-        let metadata = std::fs::metadata(&path)?;
-        let shown = path.display();
-        if metadata.uid() != 0 {
-            bail!("the data directory {shown} belongs to uid {}; `sudo chown root: {shown}`", metadata.uid());
-        }
-        if metadata.mode() & 0o077 != 0 {
-            bail!(
-                "the data directory {shown} is open to others (mode {:o}), and unpacked images hold root's \
-                 files; `sudo chmod 700 {shown}`",
-                metadata.mode() & 0o7777
-            );
-        }
+        let path = check(path)?;
         let lock = lock(&path)?;
         let id = id(&path)?;
-        Ok(Self { path, id, _lock: lock })
+        Ok(Self { path, id, lock })
+    }
+
+    /// Takes it over from the server that has it, with that one's lock.
+    pub(super) fn inherit(path: &Path, lock: OwnedFd) -> anyhow::Result<Self> {
+        let path = check(path)?;
+        let id = id(&path)?;
+        Ok(Self { path, id, lock: lock.into() })
+    }
+
+    /// Says in the lock that it is this process that has it.
+    pub(super) fn sign(&mut self) -> anyhow::Result<()> {
+        sign(&mut self.lock).with_context(|| format!("can't write {}", self.path.join("lock").display()))
+    }
+
+    /// The lock, for a server that takes over.
+    pub(super) fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 
     /// The id as the network's names take it.
@@ -58,15 +66,38 @@ impl DataDirectory {
 
     /// The network that was chosen at the first start.
     pub(super) fn network(&self) -> anyhow::Result<Option<Ipv4Addr>> {
-        let Some(text) = read(&self.path.join("network"))? else { return Ok(None) };
-        let base = text.trim().parse();
-        base.map(Some).with_context(|| format!("{}/network holds no address", self.path.display()))
+        network(&self.path)
     }
 
     /// Remembers the network.
     pub(super) fn set_network(&self, base: Ipv4Addr) -> anyhow::Result<()> {
         write(&self.path.join("network"), &format!("{base}\n"))
     }
+}
+
+/// A data directory's full path, if it is one that may be used.
+pub(super) fn check(path: &Path) -> anyhow::Result<PathBuf> {
+    let path = path.canonicalize().with_context(|| format!("can't find {}", path.display()))?;
+    let metadata = std::fs::metadata(&path)?;
+    let shown = path.display();
+    if metadata.uid() != 0 {
+        bail!("the data directory {shown} belongs to uid {}; `sudo chown root: {shown}`", metadata.uid());
+    }
+    if metadata.mode() & 0o077 != 0 {
+        bail!(
+            "the data directory {shown} is open to others (mode {:o}), and unpacked images hold root's \
+             files; `sudo chmod 700 {shown}`",
+            metadata.mode() & 0o7777
+        );
+    }
+    Ok(path)
+}
+
+/// The network that was chosen at the first start on a data directory.
+pub(super) fn network(path: &Path) -> anyhow::Result<Option<Ipv4Addr>> {
+    let Some(text) = read(&path.join("network"))? else { return Ok(None) };
+    let base = text.trim().parse();
+    base.map(Some).with_context(|| format!("{}/network holds no address", path.display()))
 }
 
 fn lock(path: &Path) -> anyhow::Result<File> {
@@ -84,10 +115,14 @@ fn lock(path: &Path) -> anyhow::Result<File> {
             pid.trim()
         );
     }
+    sign(&mut file).with_context(refused)?;
+    Ok(file)
+}
+
+fn sign(file: &mut File) -> std::io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{}", std::process::id()).with_context(refused)?;
-    Ok(file)
+    writeln!(file, "{}", std::process::id())
 }
 
 fn id(path: &Path) -> anyhow::Result<String> {

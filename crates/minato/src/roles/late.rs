@@ -1,6 +1,7 @@
-//! A counterpart that is made later: the edge is there before the agent, and wakes through this.
+//! A counterpart that is made later, and made anew: the edge is there before the agent, wakes through
+//! this, and stays when the agent makes way for another server's.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use minato_model::{
     ids::{InstanceId, ReleaseKey},
@@ -10,25 +11,28 @@ use minato_model::{
 /// Passes wakes on once there is somebody to pass them to. Before, no route is published, so that no
 /// request can need one.
 #[derive(Clone, Default)]
-pub(super) struct Late(Arc<OnceLock<Arc<dyn Wake>>>);
+pub(super) struct Late(Arc<RwLock<Option<Arc<dyn Wake>>>>);
 
 impl Late {
-    /// Sets the counterpart, once.
+    /// Sets the counterpart.
     pub(super) fn set(&self, wake: Arc<dyn Wake>) {
-        // A second one is never given.
-        drop(self.0.set(wake));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(wake);
+    }
+
+    fn get(&self) -> Option<Arc<dyn Wake>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Wake for Late {
     fn wake(&self, release: &ReleaseKey, need: u32) {
-        if let Some(wake) = self.0.get() {
+        if let Some(wake) = self.get() {
             wake.wake(release, need);
         }
     }
 
     fn suspect(&self, instance: &InstanceId) {
-        if let Some(wake) = self.0.get() {
+        if let Some(wake) = self.get() {
             wake.suspect(instance);
         }
     }

@@ -1,139 +1,138 @@
-//! Making the parts, in the order in which they need each other. What can be refused without touching
-//! the kernel is refused first.
+//! Making a server, in the order in which its parts need each other. What can be refused without
+//! touching the kernel is refused first.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
     sync::Arc,
 };
 
 use anyhow::{Context as _, bail};
-use axum::Router;
-use minato_agent::{Agent, events::FileJournal};
-use minato_control::Control;
 use minato_edge::Edge;
-use minato_model::{
-    event::{Event, Journal},
-    ids::NodeName,
-    keys,
-    network::AddressPlan,
-    node::NodeRecord,
-};
+use minato_model::{ids::NodeName, network::AddressPlan, routing::Routing};
 use minato_network::{EnsureError, NodeId8, NodeNetwork};
-use minato_registry::Library;
-use minato_state::{State, Write, sqlite};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    clock::now,
     data::DataDirectory,
+    handover::Desk,
     late::Late,
-    nodes::ThisNode,
     ports,
     token::{self, Posted},
+    works::{Stores, Works},
 };
 use crate::config::Config;
 
 /// Ranges that are tried for a network that nobody configured.
 const RANGES_TRIED: u32 = 20;
 
-/// The parts of a running server.
-pub(super) struct Started {
-    pub(super) agent: Arc<Agent>,
-    pub(super) edge: Edge,
-    pub(super) control: Control,
-    pub(super) api: Api,
-    pub(super) library: Arc<Library>,
-    /// Taken away when it is dropped.
-    pub(super) token: Posted,
-    /// Held until the server ends.
+/// What a server stands on for as long as its process has the data directory.
+pub(super) struct Ground {
+    pub(super) config: Config,
+    /// Held until the server ends, or another has taken over.
     pub(super) data: DataDirectory,
+    pub(super) name: NodeName,
+    pub(super) token: Arc<str>,
+    pub(super) network: NodeNetwork,
+    /// This program, which becomes the keeper: as it was called at the start, as it may be replaced.
+    pub(super) exe: PathBuf,
+    /// Whom the edge wakes.
+    pub(super) wake: Late,
 }
 
-/// What is to be served on the API's port.
-pub(super) struct Api {
-    pub(super) listener: TcpListener,
-    pub(super) router: Router,
+/// A running server.
+pub(super) struct Server {
+    pub(super) ground: Ground,
+    pub(super) edge: Edge,
+    /// The edge, and that of the server before it while that has connections.
+    pub(super) routing: Arc<dyn Routing>,
+    pub(super) works: Works,
+    /// The API's listener; each round of works serves a duplicate.
+    pub(super) api: TcpListener,
+    /// Taken away when it is dropped.
+    pub(super) posted: Posted,
+    /// Where another server asks to take over.
+    pub(super) desk: Desk,
+    /// Cancelled when the server before this one, if there was one, is gone.
+    pub(super) alone: CancellationToken,
 }
 
 /// Makes everything.
-pub(super) async fn all(config: &Config) -> anyhow::Result<Started> {
+pub(super) async fn all(config: Config) -> anyhow::Result<Server> {
     let data = DataDirectory::open(&config.data)?;
-    let listener = ports::take(config.api, "the API", "--api")?;
-    let http = minato_edge::listen::bind(config.http, threads()).with_context(|| {
+    let api = ports::take(config.api, "the API", "--api")?;
+    let http = http(&config, minato_edge::handover::Inherited::default())?;
+    let desk = Desk::open(&data.path)?;
+    check_kernel(&data.path)?;
+    let stores = Stores::open(&data.path)?;
+    // From here on there is something in the kernel to give back.
+    let ground = Ground::new(config, data)?;
+    let edge = Edge::start(ground.edge(http), Arc::new(ground.wake.clone()))?;
+    let routing: Arc<dyn Routing> = Arc::new(edge.handle());
+    let works = Works::start(&ground, stores, routing.clone(), edge.handle(), api.try_clone()?).await?;
+    let posted = ground.post()?;
+    works.record("server_started", "the server is ready", serde_json::Value::Null);
+    let alone = CancellationToken::new();
+    alone.cancel();
+    Ok(Server { ground, edge, routing, works, api, posted, desk, alone })
+}
+
+/// Whether the kernel has what instances need.
+pub(super) fn check_kernel(data: &std::path::Path) -> anyhow::Result<()> {
+    match minato_runtime::kernel::check_kernel(data) {
+        Ok(()) => Ok(()),
+        Err(missing) => bail!("{missing}; {}", missing.hint),
+    }
+}
+
+/// What the edge listens with: one listener a thread.
+pub(super) struct Http {
+    listeners: Vec<TcpListener>,
+    inherited: minato_edge::handover::Inherited,
+}
+
+/// The edge's public listeners: inherited, where there are such for this address, or taken.
+pub(super) fn http(config: &Config, mut inherited: minato_edge::handover::Inherited) -> anyhow::Result<Http> {
+    let listeners = inherited.http(config.http, threads()).with_context(|| {
         format!(
             "can't listen on {} for HTTP; stop what has it (`ss -ltnp`), or choose another with --http",
             config.http
         )
     })?;
-    if let Err(missing) = minato_runtime::kernel::check_kernel(&data.path) {
-        bail!("{missing}; {}", missing.hint);
-    }
-    let id = data.node_id()?;
-    let name = name(&data.id)?;
-    let state: Arc<dyn State> = sqlite::Engine::open(&data.path, sqlite::Config::default())?;
-    let journal: Arc<dyn Journal> = FileJournal::open(&data.path.join("events"))?;
-    let library = Library::open(&data.path.join("registry"), minato_registry::Limits::default())?;
-    let token: Arc<str> = token::load(&data.path)?.into();
-    // From here on there is something in the kernel to give back.
-    let network = network(config, &data, id)?;
-
-    let late = Late::default();
-    let mut edge_config = minato_edge::Config::new(http, Some(network.plan));
-    edge_config.trusted_proxies = config.trusted_proxies.clone();
-    let edge = Edge::start(edge_config, Arc::new(late.clone()))?;
-    let agent = Agent::start(
-        minato_agent::Config {
-            node: name.clone(),
-            data: data.path.clone(),
-            plan: network.plan,
-            id,
-            exe: std::env::current_exe().context("can't find this program, which becomes the keeper")?,
-        },
-        minato_agent::Deps {
-            state: state.clone(),
-            library: library.clone(),
-            routing: Arc::new(edge.handle()),
-            journal: journal.clone(),
-            clock: Arc::new(now),
-        },
-    )
-    .await?;
-    late.set(agent.clone());
-    register(&*state, &name, network.plan).await?;
-    let control = control(config, &state, &name, &agent, &library, &journal, &edge, &token);
-    let access = minato_registry::Access {
-        api_token: token.clone(),
-        anonymous_push: config.anonymous_push,
-        hosts: Vec::new(),
-    };
-    let router = control.router().merge(minato_registry::router(library.clone(), access));
-    token::withdraw(&data.path)?;
-    let posted = Posted::new(config.api, &token)?;
-    journal.record(Event::new(now(), "server_started", "the server is ready"));
-    Ok(Started { agent, edge, control, api: Api { listener, router }, library, token: posted, data })
+    Ok(Http { listeners, inherited })
 }
 
-fn control(
-    config: &Config,
-    state: &Arc<dyn State>,
-    name: &NodeName,
-    agent: &Arc<Agent>,
-    library: &Arc<Library>,
-    journal: &Arc<dyn Journal>,
-    edge: &Edge,
-    token: &Arc<str>,
-) -> Control {
-    let handle = edge.handle();
-    Control::new(minato_control::Deps {
-        state: state.clone(),
-        nodes: Arc::new(ThisNode::new(name.clone(), agent.clone())),
-        images: library.clone(),
-        journal: journal.clone(),
-        clock: Arc::new(now),
-        extra_metrics: Arc::new(move || handle.metrics()),
-        token: token.clone(),
-        allowed_hosts: Vec::new(),
-        http: Some(config.http),
-    })
+impl Http {
+    /// These listeners, and the others of a server before.
+    pub(super) fn with(self, inherited: minato_edge::handover::Inherited) -> Self {
+        Self { inherited, ..self }
+    }
+}
+
+impl Ground {
+    /// The ground on a data directory that this process has; puts its network in force.
+    pub(super) fn new(config: Config, data: DataDirectory) -> anyhow::Result<Self> {
+        let name = name(&data.id)?;
+        let token = token::load(&data.path)?.into();
+        let network = network(&config, &data, data.node_id()?)?;
+        let exe = std::env::current_exe().context("can't find this program, which becomes the keeper")?;
+        Ok(Self { config, data, name, token, network, exe, wake: Late::default() })
+    }
+
+    /// How the edge is set up.
+    pub(super) fn edge(&self, http: Http) -> minato_edge::Config {
+        let mut config = minato_edge::Config::new(http.listeners, Some(self.network.plan));
+        config.trusted_proxies = self.config.trusted_proxies.clone();
+        config.inherited = http.inherited;
+        config
+    }
+
+    /// Puts the token where the command line finds it, and nowhere else.
+    pub(super) fn post(&self) -> anyhow::Result<Posted> {
+        let posted = Posted::new(self.config.api, &self.token)?;
+        token::withdraw(&self.data.path, Some(self.config.api))?;
+        Ok(posted)
+    }
 }
 
 /// The network that is configured, that was chosen before, or that is free; put in force.
@@ -188,19 +187,6 @@ fn name(id: &str) -> anyhow::Result<NodeName> {
     let host = host.trim_matches(|c: char| c == '-' || c.is_ascii_digit());
     let host = if host.is_empty() { "node" } else { host };
     Ok(format!("{host}-{}", id.get(..4).unwrap_or(id)).parse()?)
-}
-
-async fn register(state: &dyn State, name: &NodeName, plan: AddressPlan) -> anyhow::Result<()> {
-    let record = NodeRecord {
-        name: name.clone(),
-        platform: minato_image::manifest::Platform::of_this_machine().to_string(),
-        network: plan,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at: now(),
-    };
-    let value = serde_json::to_vec(&record)?;
-    state.commit(Vec::new(), vec![Write::Put { key: keys::node(name), value }]).await?;
-    Ok(())
 }
 
 /// One edge thread a core.

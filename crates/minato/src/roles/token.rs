@@ -35,18 +35,24 @@ pub(super) fn load(data: &Path) -> anyhow::Result<String> {
     Ok(token)
 }
 
-/// Takes away what a server of this data directory posted before it crashed, on whatever port.
-pub(super) fn withdraw(data: &Path) -> anyhow::Result<()> {
+/// Takes away what a server of this data directory posted before it crashed, or before another took
+/// over from it, on whatever port but `kept`.
+pub(super) fn withdraw(data: &Path, kept: Option<SocketAddr>) -> anyhow::Result<()> {
+    let kept = kept.map(place);
     let (Some(token), Ok(posted)) = (data::read(&data.join("token"))?, std::fs::read_dir(FOLDER)) else {
         return Ok(());
     };
-    for place in posted.flatten().map(|entry| entry.path()) {
+    for place in posted.flatten().map(|entry| entry.path()).filter(|place| Some(place) != kept.as_ref()) {
         let token_of_it = data::read(&place).ok().flatten();
         if token_of_it.is_some_and(|posted| posted.trim() == token.trim()) {
             std::fs::remove_file(&place).with_context(|| format!("can't remove {}", place.display()))?;
         }
     }
     Ok(())
+}
+
+fn place(api: SocketAddr) -> PathBuf {
+    Path::new(FOLDER).join(format!("{}.token", api.port()))
 }
 
 /// A token where the command line finds it, taken away with the server.
@@ -64,7 +70,7 @@ impl Posted {
             .create(FOLDER)
             .with_context(|| format!("can't make {FOLDER}"))?;
         std::fs::set_permissions(FOLDER, std::fs::Permissions::from_mode(0o755))?;
-        let place = Path::new(FOLDER).join(format!("{}.token", api.port()));
+        let place = place(api);
         let beside = Path::new(FOLDER).join(format!(".{}.{}", api.port(), std::process::id()));
         let attempt = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&beside)?;
@@ -75,6 +81,11 @@ impl Posted {
         };
         attempt().with_context(|| format!("can't write {}", place.display()))?;
         Ok(Self { place })
+    }
+
+    /// Leaves it to the server that took over, which has posted it anew.
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
     }
 }
 

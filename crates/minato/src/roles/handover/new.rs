@@ -1,0 +1,201 @@
+//! The new server's side: it tries all that can fail, then takes what the running one gives.
+
+use std::{net::TcpListener, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use minato_edge::{
+    Edge,
+    handover::{Inherited, Listening},
+};
+use minato_model::routing::Routing;
+use minato_runtime::crash;
+use tokio::{net::UnixStream, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    desk::Desk,
+    line::{self, Reader, Writer},
+    link::Link,
+    mirror::Mirror,
+    program,
+    protocol::{FromNew, FromOld, Name, VERSIONS},
+    way,
+};
+use crate::{
+    config::Config,
+    roles::{
+        data::{self, DataDirectory},
+        ports,
+        start::{self, Ground, Server},
+        works::{Stores, Works},
+    },
+};
+
+/// How long the first answer may take: another server may just be taking over.
+const WELCOME: Duration = Duration::from_secs(60);
+/// How long the running server may take to end what it has: answers of its API, starts and stops.
+const HANDED: Duration = Duration::from_secs(60);
+/// How long instances that serve may take to be found well. Requests for others wait, as for any start.
+const ADOPTED: Duration = Duration::from_secs(2);
+
+/// What the running server gave.
+#[derive(Default)]
+struct Given {
+    lock: Option<OwnedFd>,
+    handover: Option<OwnedFd>,
+    api: Option<OwnedFd>,
+    edge: Vec<Listening>,
+}
+
+/// The running server, at the other end.
+struct Running {
+    reader: Reader,
+    writer: Writer,
+    pid: u32,
+    /// Listeners at addresses that the running server hasn't.
+    api: Option<TcpListener>,
+    http: Option<start::Http>,
+}
+
+/// Takes over from the server that runs on the data directory.
+///
+/// # Errors
+/// There is none, or it can't be taken over; then it goes on.
+pub(in crate::roles) async fn take_over(config: Config) -> anyhow::Result<Server> {
+    let path = data::check(&config.data)?;
+    start::check_kernel(&path)?;
+    let mut running = Running::find(&path, &config).await?;
+    crash::point("handover.new.welcome");
+    let given = running.take().await?;
+    crash::point("handover.new.given");
+    let Running { reader, writer, pid, api, http } = running;
+    let missing = "the running server did not give all that it has";
+    let lock = given.lock.context(missing)?;
+    let desk = Desk::inherit(&path, given.handover.context(missing)?)?;
+    let api = match api {
+        Some(api) => api,
+        None => TcpListener::from(given.api.context(missing)?),
+    };
+    let inherited = Inherited::new(given.edge);
+    let http = match http {
+        Some(http) => http.with(inherited),
+        None => start::http(&config, inherited)?,
+    };
+
+    let ground = Ground::new(config, DataDirectory::inherit(&path, lock)?)?;
+    let stores = Stores::open(&ground.data.path)?;
+    let edge = Edge::prepare(ground.edge(http), Arc::new(ground.wake.clone()))?;
+    let before = Link::new(reader, writer, Arc::new(ground.wake.clone()));
+    let routing: Arc<dyn Routing> = Arc::new(Mirror::new(Arc::new(edge.handle()), before.clone()));
+    let works = Works::start(&ground, stores, routing.clone(), edge.handle(), api.try_clone()?).await?;
+    crash::point("handover.new.adopting");
+    if timeout(ADOPTED, works.agent.adopted()).await.is_err() {
+        tracing::info!("some instances aren't known to be well yet: requests wait for them");
+    }
+    let mut ground = ground;
+    ground.data.sign()?;
+    let posted = ground.post()?;
+    crash::point("handover.new.ready");
+    edge.open();
+    works.record(
+        "server_upgraded",
+        "this server took over",
+        serde_json::json!({ "from": pid, "program": program() }),
+    );
+    before.ready();
+    let alone = CancellationToken::new();
+    let gone = alone.clone();
+    // Ends with the other server.
+    drop(tokio::spawn(async move {
+        before.over().await;
+        tracing::info!(pid, "the server before this one is gone");
+        gone.cancel();
+    }));
+    Ok(Server { ground, edge, routing, works, api, posted, desk, alone })
+}
+
+impl Running {
+    /// Finds the running server, and tries what can fail before anything has happened.
+    async fn find(path: &Path, config: &Config) -> anyhow::Result<Self> {
+        let nobody = || {
+            format!(
+                "no server runs on {} that could be taken over; start one without --upgrade",
+                path.display()
+            )
+        };
+        let (_folder, way) = way(path)?;
+        let stream = UnixStream::connect(way).await.with_context(nobody)?;
+        let (mut reader, mut writer) = line::split(stream);
+        let hello = FromNew::Hello { versions: VERSIONS, program: program() };
+        timeout(WELCOME, writer.send(&hello, &[])).await??;
+        let answer = timeout(WELCOME, reader.next::<FromOld>());
+        let answer = answer.await.context("the running server doesn't answer; is it being stopped?")?;
+        let (pid, api, http) = match answer.context("the running server can't be understood")? {
+            Some((FromOld::Welcome { pid, api, http, .. }, _)) => (pid, api, http),
+            Some((FromOld::Refused { reason }, _)) => {
+                bail!("the running server can't be taken over: {reason}; stop it, then start this one")
+            }
+            Some(_) | None => bail!("the running server broke off; its log says why"),
+        };
+        if let (Some(wanted), Some(known)) = (config.network, data::network(path)?) {
+            ensure!(
+                wanted == known,
+                "the running instances' network is {known}/16; --network {wanted} needs a restart, not an upgrade"
+            );
+        }
+        let mut running = Self { reader, writer, pid, api: None, http: None };
+        if api != config.api {
+            running.api = Some(ports::take(config.api, "the API", "--api")?);
+            tracing::warn!(
+                "the API moves from {api} to {}: who calls the old address is refused",
+                config.api
+            );
+        }
+        if http != config.http {
+            running.http = Some(start::http(config, Inherited::default())?);
+            tracing::warn!(
+                "HTTP moves from {http} to {}: new clients of the old address are refused",
+                config.http
+            );
+        }
+        Ok(running)
+    }
+
+    /// Takes everything.
+    async fn take(&mut self) -> anyhow::Result<Given> {
+        timeout(WELCOME, self.writer.send(&FromNew::Go, &[])).await??;
+        let take = async {
+            let mut given = Given::default();
+            loop {
+                match self.reader.next::<FromOld>().await? {
+                    Some((FromOld::Sockets { names }, descriptors)) => given.add(names, descriptors)?,
+                    Some((FromOld::Handed, _)) => return Ok(given),
+                    Some(_) => {}
+                    None => bail!(
+                        "the running server ended before it had handed over; start this one without --upgrade"
+                    ),
+                }
+            }
+        };
+        timeout(HANDED, take).await.context("the running server doesn't hand over; it goes on")?
+    }
+}
+
+impl Given {
+    fn add(&mut self, names: Vec<Name>, descriptors: Vec<OwnedFd>) -> anyhow::Result<()> {
+        ensure!(names.len() == descriptors.len(), "the running server's message is not well formed");
+        for (name, descriptor) in names.into_iter().zip(descriptors) {
+            match name {
+                Name::Lock => self.lock = Some(descriptor),
+                Name::Handover => self.handover = Some(descriptor),
+                Name::Api => self.api = Some(descriptor),
+                Name::Edge(name) => match name.parse() {
+                    Ok(name) => self.edge.push(Listening { name, descriptor }),
+                    // Of a version that listens for more: it closes with this.
+                    Err(error) => tracing::warn!(%error, "a listener isn't taken over"),
+                },
+            }
+        }
+        Ok(())
+    }
+}

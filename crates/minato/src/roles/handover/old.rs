@@ -1,0 +1,160 @@
+//! The running server's side: it gives everything away but its connections, or takes it back.
+
+use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
+
+use minato_edge::Edge;
+use minato_runtime::crash;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    desk::Visitor,
+    follow::{Asked, Follower},
+    line::{DESCRIPTORS_MAX, Writer},
+    protocol::{FromOld, Name},
+};
+use crate::{
+    roles::{
+        start::{Ground, Server},
+        works::{Stores, Works},
+    },
+    show,
+};
+
+/// How long the new server has from the descriptors until it serves: with hundreds of instances on a
+/// busy machine it takes seconds.
+const READY: Duration = Duration::from_secs(60);
+/// How long a new server that gave up may take to end.
+const END: Duration = Duration::from_secs(5);
+/// How long streams live on where their instances do, as `drain_streams` is by default.
+const STREAMS: Duration = Duration::from_secs(3_600);
+/// The same once somebody wants this process to end.
+const HURRIED: Duration = Duration::from_secs(30);
+
+/// What came of a hand-over.
+pub(in crate::roles) enum Outcome {
+    /// The new server serves.
+    Replaced(Retiring),
+    /// It came to nothing, and this one goes on.
+    Kept(Box<Server>),
+}
+
+/// A server that has a successor.
+pub(in crate::roles) struct Retiring {
+    edge: Edge,
+    alone: CancellationToken,
+    successor: i32,
+}
+
+/// Hands over to a server that asked for it.
+///
+/// # Errors
+/// What was given away can't be had back.
+pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> anyhow::Result<Outcome> {
+    let Server { ground, edge, routing, mut works, api, posted, desk, alone } = server;
+    let Visitor { reader, mut writer, process } = visitor;
+    crash::point("handover.old.begun");
+    works.pause().await?;
+    let asked = Arc::new(Asked::default());
+    ground.wake.set(asked.clone());
+    works.hand_over().await;
+    crash::point("handover.old.ended");
+    let server = Held { ground: &ground, edge: &edge, api: &api, desk: desk.socket() };
+    let given = server.give(&mut writer).await;
+    crash::point("handover.old.given");
+    let ready = CancellationToken::new();
+    if let Err(error) = given {
+        tracing::warn!(%error, "the listeners can't be handed over");
+    } else {
+        let (over, mut followed) = oneshot::channel::<()>();
+        let follower = Follower::new(reader, writer, routing.clone(), asked);
+        let following = ready.clone();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        // Ends with the other server, or when it is stopped here.
+        drop(tokio::spawn(async move {
+            let _stopped: Option<()> = stopped.run_until_cancelled(follower.run(following)).await;
+            // Heard as its end.
+            drop(over);
+        }));
+        tokio::select! {
+            biased;
+            () = ready.cancelled() => {}
+            _ = &mut followed => {}
+            () = sleep(READY) => tracing::warn!("the new server isn't ready after {} s", READY.as_secs()),
+        }
+        if ready.is_cancelled() {
+            crash::point("handover.old.replaced");
+            posted.leave();
+            return Ok(Outcome::Replaced(Retiring { edge, alone, successor: process.pid }));
+        }
+        stop.cancel();
+        // Closes the connection, which the other takes for the end; not before it is gone.
+        drop(timeout(END, followed).await);
+    }
+    process.end(END).await;
+    crash::point("handover.old.alone");
+    let works = Works::start(
+        &ground,
+        Stores::open(&ground.data.path)?,
+        routing.clone(),
+        edge.handle(),
+        api.try_clone()?,
+    );
+    let works = works.await?;
+    tracing::warn!(pid = process.pid, "the new server did not come to serve: this one goes on");
+    let reason = "the new server did not come to serve, and this one goes on";
+    works.record("upgrade_failed", reason, serde_json::json!({ "pid": process.pid }));
+    Ok(Outcome::Kept(Box::new(Server { ground, edge, routing, works, api, posted, desk, alone })))
+}
+
+/// What is given away, in duplicates.
+struct Held<'a> {
+    ground: &'a Ground,
+    edge: &'a Edge,
+    api: &'a std::net::TcpListener,
+    desk: std::os::fd::BorrowedFd<'a>,
+}
+
+impl Held<'_> {
+    /// Sends all listening sockets and the lock.
+    async fn give(&self, writer: &mut Writer) -> std::io::Result<()> {
+        let listening = self.edge.listeners().await?;
+        let mut all = vec![
+            (Name::Lock, self.ground.data.lock()),
+            (Name::Handover, self.desk),
+            (Name::Api, self.api.as_fd()),
+        ];
+        all.extend(listening.iter().map(|one| (Name::Edge(one.name.to_string()), one.descriptor.as_fd())));
+        let send = async {
+            for some in all.chunks(DESCRIPTORS_MAX) {
+                let (names, descriptors): (Vec<_>, Vec<_>) = some.iter().cloned().unzip();
+                writer.send(&FromOld::Sockets { names }, &descriptors).await?;
+            }
+            writer.send(&FromOld::Handed, &[]).await
+        };
+        timeout(super::link::PATIENCE, send).await?
+    }
+}
+
+impl Retiring {
+    /// Serves until the last connection is gone, here and in the servers before that are led through
+    /// this one. With `hurry`, streams get no longer than anybody else.
+    pub(in crate::roles) async fn run(self, hurry: impl Future<Output = ()>) {
+        let Self { edge, alone, successor } = self;
+        tracing::info!(pid = successor, "this server is replaced, and ends with its last connection");
+        let retired = async {
+            edge.retire(STREAMS).await;
+            alone.cancelled().await;
+        };
+        let mut retired = std::pin::pin!(retired);
+        tokio::select! {
+            () = &mut retired => {}
+            () = hurry => drop(timeout(HURRIED, retired).await),
+        }
+        show::line(&format!("replaced by pid {successor}"));
+    }
+}
