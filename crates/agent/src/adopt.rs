@@ -102,7 +102,7 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         reason: "it runs since before the server started, and is being adopted".to_owned(),
         pid: Some(held.pid),
         started_at: tag.started_at,
-        begun: Instant::now(),
+        begun: begun(node.now(), tag.started_at),
         asked_by: tag.asked_by,
         pooled: None,
         slot_ms: None,
@@ -118,6 +118,13 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
     // Before anything that it sends is listened to.
     node.routing.introduce(&held.instance, &tag.release.service, held.address);
     Some(Birth { id: held.instance.clone(), key: tag.release, orders, by: By::Adoption { pid: held.pid } })
+}
+
+/// When its start began: its age goes on, by the time of day.
+fn begun(now: Moment, started_at: Moment) -> Instant {
+    let age = u64::try_from(now.0.saturating_sub(started_at.0)).unwrap_or(0);
+    let here = Instant::now();
+    here.checked_sub(Duration::from_millis(age)).unwrap_or(here)
 }
 
 /// Waits until nobody who was taken over is being looked at any more.

@@ -11,5 +11,7 @@ mod failures;
 mod ground;
 #[path = "node/lives.rs"]
 mod lives;
+#[path = "node/renewal.rs"]
+mod renewal;
 #[path = "node/restarts.rs"]
 mod restarts;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use minato_model::{
@@ -20,6 +21,7 @@ pub(crate) struct Seen {
     pub(crate) introduced: BTreeMap<InstanceId, Ipv4Addr>,
     pub(crate) refused: BTreeMap<ReleaseKey, Refusal>,
     pub(crate) load: BTreeMap<ReleaseKey, Load>,
+    pub(crate) traffic: BTreeMap<InstanceId, Traffic>,
     /// Everything that was told, in order, shortened to a word.
     pub(crate) told: Vec<String>,
 }
@@ -65,11 +67,21 @@ impl Routing for Edge {
         Box::pin(async {})
     }
 
-    fn streams_over(&self, _instance: &InstanceId) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    fn streams_over(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
+        let instance = instance.clone();
+        Box::pin(async move {
+            while self.traffic(&instance).streams > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
     }
 
-    fn end_streams(&self, _instance: &InstanceId) -> BoxFuture<'_, ()> {
+    fn end_streams(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
+        let mut seen = self.seen();
+        seen.told.push(format!("end_streams {instance}"));
+        if let Some(traffic) = seen.traffic.get_mut(instance) {
+            traffic.streams = 0;
+        }
         Box::pin(std::future::ready(()))
     }
 
@@ -91,7 +103,7 @@ impl Routing for Edge {
         self.seen().load.get(release).copied().unwrap_or_default()
     }
 
-    fn traffic(&self, _instance: &InstanceId) -> Traffic {
-        Traffic::default()
+    fn traffic(&self, instance: &InstanceId) -> Traffic {
+        self.seen().traffic.get(instance).copied().unwrap_or_default()
     }
 }

@@ -117,6 +117,10 @@ impl Ground {
         &self.config.data
     }
 
+    pub(crate) fn id(&self) -> String {
+        self.config.id.to_string()
+    }
+
     pub(crate) fn node(&self) -> NodeName {
         self.config.node.clone()
     }
