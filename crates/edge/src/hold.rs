@@ -189,3 +189,65 @@ impl Drop for Waiter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    use minato_model::{
+        ids::{InstanceId, ReleaseKey},
+        routing::Wake,
+    };
+
+    use super::*;
+    use crate::{clock::Clock, target::tests::target};
+
+    #[derive(Default)]
+    struct Agent(AtomicU32);
+
+    impl Wake for Agent {
+        fn wake(&self, _: &ReleaseKey, _: u32) {
+            self.0.fetch_add(1, SeqCst);
+        }
+        fn suspect(&self, _: &InstanceId) {}
+    }
+
+    fn release(agent: &Arc<Agent>) -> Arc<Release> {
+        let key = ReleaseKey { service: "shop/web".parse().unwrap(), number: 1 };
+        let wake: Arc<dyn Wake> = Arc::<Agent>::clone(agent);
+        Arc::new(Release::new(key, Clock::start(), wake))
+    }
+
+    #[test]
+    fn nobody_waits_for_a_release_that_the_routes_dont_name() {
+        let agent = Arc::new(Agent::default());
+        let release = release(&agent);
+        assert!(matches!(release.enter(9, None), Entrance::Again));
+        assert_eq!((agent.0.load(SeqCst), release.load().waiting), (0, 0));
+        release.serve(true);
+        assert!(matches!(release.enter(9, None), Entrance::Waiting(_)));
+        assert_eq!(agent.0.load(SeqCst), 1);
+    }
+
+    #[test]
+    fn who_comes_again_is_where_it_was() {
+        let release = release(&Arc::default());
+        release.serve(true);
+        let enter = |number| match release.enter(2, number) {
+            Entrance::Waiting(waiter) => waiter,
+            Entrance::Place(_) | Entrance::Full | Entrance::Refused(_) | Entrance::Again => {
+                panic!("it waits")
+            }
+        };
+        let first = enter(None);
+        let mut second = enter(None);
+        let number = first.number;
+        drop(first);
+        let _third = enter(None);
+        let mut first = enter(Some(number));
+        release.admit(&Arc::new(target(1)));
+        assert!(matches!(first.granted.try_recv(), Ok(Grant::Place(_))));
+        assert!(matches!(second.granted.try_recv(), Ok(Grant::Place(_))));
+        assert!(matches!(release.enter(2, None), Entrance::Waiting(_)));
+    }
+}

@@ -259,3 +259,111 @@ async fn what_a_withdrawn_instance_still_carries_needs_no_other() {
     assert_eq!(client.reply("GET").await.status, 200);
     within(bed.handle.quiet(&instance.endpoint.instance)).await;
 }
+
+#[tokio::test]
+async fn a_release_out_of_the_routes_is_never_woken() {
+    let mut bed = bed();
+    bed.publish_web(|route| (route.concurrency, route.concurrency_max) = (1, 2)).await;
+    let instances = [Instance::start("one").await, Instance::start("two").await];
+    for instance in &instances {
+        bed.handle.admit(instance.endpoint.clone());
+    }
+    let mut clients = Vec::new();
+    for number in 1..=2 {
+        let mut client = bed.client().await;
+        client.send("GET /slow/300 HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+        bed.in_flight(&release(1), number).await;
+        clients.push(client);
+    }
+    bed.publish(vec![entry("shop/web", |route| route.concurrency = 1, &[(1, 0), (2, 1)])]).await;
+    // One that still carries a request goes, and so would its place.
+    bed.handle.withdraw(&id("one")).await;
+    for client in &mut clients {
+        assert_eq!(client.reply("GET").await.status, 200);
+    }
+    assert_eq!(bed.told.try_recv().ok(), None);
+    let mut client = bed.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    assert_eq!(bed.next_told().await, Told::Wake(release(2), 1));
+    bed.publish(Vec::new()).await;
+    assert_eq!(client.reply("GET").await.code(), Some("no_route"));
+    assert_eq!(bed.told.try_recv().ok(), None);
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_is_told_why() {
+    let bed = bed();
+    bed.publish_web(|route| {
+        route.timeout = Duration::from_millis(100);
+        (route.concurrency, route.concurrency_max) = (1, 1);
+    })
+    .await;
+    let reply = bed.get("/").await;
+    assert!(reply.status == 504 && reply.text().contains("its start had not ended"), "{}", reply.text());
+    let refusal = Refusal { code: Code::Exited, instance: Some(id("bad")), retry_after: Duration::ZERO };
+    bed.handle.refuse(&release(1), Some(refusal));
+    bed.handle.refuse(&release(1), None);
+    let reply = bed.get("/").await;
+    assert_eq!((reply.status, reply.code()), (504, Some("timeout")));
+    for part in
+        ["its last start failed", "\"reason\":\"exited\"", "\"instance\":\"bad\"", "\"service\":\"shop/web\""]
+    {
+        assert!(reply.text().contains(part), "{}", reply.text());
+    }
+    let instance = Instance::start("one").await;
+    bed.handle.admit(instance.endpoint.clone());
+    let mut busy = bed.client().await;
+    busy.send("GET /slow/10000 HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    bed.in_flight(&release(1), 1).await;
+    let (other, _) = tokio::join!(bed.get("/"), busy.reply("GET"));
+    assert!(other.status == 200 || other.text().contains("as many requests as it may"), "{}", other.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_services_are_woken_once_each_while_one_has_a_crowd() {
+    let mut bed = bed();
+    let services = (0..100_u16).map(|number| {
+        let host = format!("s{number}.localhost");
+        entry(
+            &format!("shop/s{number}"),
+            |route| {
+                route.hosts = vec![host];
+                route.virtual_offset = 2 + number;
+                (route.concurrency, route.concurrency_max) = (1, 1);
+            },
+            &[(1, 1)],
+        )
+    });
+    bed.publish(services.collect()).await;
+    let mut clients = tokio::task::JoinSet::new();
+    // Every service has one client, and the first of them a crowd besides.
+    for number in (0..100).chain(std::iter::repeat_n(0, 400)) {
+        let address = bed.address;
+        clients.spawn(async move {
+            let mut client = Client::connect(address).await;
+            client.send(format!("GET /slow/1 HTTP/1.1\r\nHost: s{number}.localhost\r\n\r\n")).await;
+            client.reply("GET").await.status
+        });
+    }
+    let mut instances = std::collections::BTreeMap::new();
+    while instances.len() < 100 {
+        let Told::Wake(release, _) = bed.next_told().await else { panic!("nothing is suspect") };
+        if !instances.contains_key(&release) {
+            let name = release.service.service.to_string();
+            let instance = Instance::of(&name, release.clone()).await;
+            bed.handle.admit(instance.endpoint.clone());
+            instances.insert(release, instance);
+        }
+    }
+    while let Some(status) = within(clients.join_next()).await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    let served = |number: u32| {
+        let (_, instance) = instances
+            .iter()
+            .find(|(release, _)| release.service.service.as_str() == format!("s{number}"))
+            .unwrap();
+        instance.requests.load(SeqCst)
+    };
+    assert_eq!((served(0), served(1), served(99)), (401, 1, 1));
+}
