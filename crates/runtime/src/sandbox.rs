@@ -172,10 +172,12 @@ impl Sandbox {
     fn put_in_force(&self) -> Result<Option<u64>, StartError> {
         let binding = self.bound.as_ref().unwrap_or(&self.made);
         self.client.cgroups().change(self.instance.as_str(), &self.made.limits, &binding.limits).map_err(
-            |source| match source.kind() {
+            |source| {
                 // Its group goes when it ends.
-                io::ErrorKind::NotFound => StartError::Gone,
-                _ => StartError::Step { step: "set the limits".into(), source },
+                if source.kind() == io::ErrorKind::NotFound {
+                    return StartError::Gone;
+                }
+                StartError::Step { step: "set the limits".into(), source }
             },
         )?;
         if self.client.binds_late() {

@@ -143,7 +143,7 @@ fn programs_give_no_rights() {
     let mut lab = Lab::new("Rights by programs, tried by another user than root");
     let off = &[Part(NoSetuid), Part(NoNewPrivileges)];
     let becomes = |what: &str, program: &str, asked: &str| {
-        Attempt::new(what, ["become", program, asked], off).as_user(1000)
+        Attempt::new(what, ["become", program, asked], off).by_user(1000)
     };
     lab.try_out(becomes("a set-user-id program of root", "/bin/escape-setuid", "is_root"));
     lab.try_out(becomes("a program with a capability", "/bin/escape-capable", "has_capability"));

@@ -59,7 +59,7 @@ pub(crate) fn create(path: &str) -> io::Result<()> {
 /// Opens a file of `/proc` or `/sys`, and is not content with what hides it. Nothing is written.
 fn open_kernels(path: &str, to_write: bool) -> io::Result<()> {
     let file = OpenOptions::new().read(!to_write).write(to_write).open(path)?;
-    let kind = i64::from(fstatfs(file.as_fd())?.f_type);
+    let kind = fstatfs(file.as_fd())?.f_type;
     if kind == PROC || kind == SYSFS { Ok(()) } else { said("hidden by something else") }
 }
 

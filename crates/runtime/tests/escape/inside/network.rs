@@ -36,9 +36,9 @@ pub(crate) fn attempt(words: &[&str]) -> Option<io::Result<()>> {
         ["abstract", name] => Some(
             UnixAddr::from_abstract_name(name)
                 .and_then(|address| UnixStream::connect_addr(&address))
-                .and_then(|stream| greeted(stream)),
+                .and_then(greeted),
         ),
-        ["path", path] => Some(UnixStream::connect(path).and_then(|stream| greeted(stream))),
+        ["path", path] => Some(UnixStream::connect(path).and_then(greeted)),
         ["forge", source, target] => Some(forge(source.parse().ok()?, target.parse().ok()?)),
         ["transparent", source, target] => Some(transparent(source.parse().ok()?, target.parse().ok()?)),
         _ => None,
@@ -109,9 +109,8 @@ pub(crate) fn receive_descriptor(path: &str) -> io::Result<OwnedFd> {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0; 1];
     recvmsg(stream.as_fd(), &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let rights = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
-        _ => None,
+    let rights = control.drain().find_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(mut rights) = message { rights.next() } else { None }
     });
     rights.map_or_else(|| said("nothing was handed out"), Ok)
 }
