@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::{clock::Micros, target::Target};
@@ -33,9 +34,15 @@ impl Connection {
     /// Connects to an instance.
     pub(crate) async fn open(target: &Target, within: Duration) -> io::Result<Self> {
         let address = SocketAddr::from((target.endpoint.address, target.endpoint.port));
-        let connecting = tokio::time::timeout(within, TcpStream::connect(address));
-        let stream = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
+        let stream = connect(address)?;
+        // An instance is on this node: mostly the kernel was through with it within the call.
+        if stream.peer_addr().is_err() {
+            let connected = tokio::time::timeout(within, stream.writable()).await;
+            connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            if let Some(error) = stream.take_error()? {
+                return Err(error);
+            }
+        }
         Ok(Self {
             stream: Rc::new(stream),
             buffer: BytesMut::new(),
@@ -95,6 +102,28 @@ impl Connection {
             self.buffer = BytesMut::new();
         }
     }
+}
+
+/// Begins to connect.
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+            return Err(error);
+        }
+        Ok(()) | Err(_) => {}
+    }
+    TcpStream::from_std(socket.into())
+}
+
+/// Writes what a fresh connection takes, which the kernel hasn't told us to be writable yet; how much
+/// that was.
+pub(crate) fn write_first(stream: &TcpStream, bytes: &[u8]) -> usize {
+    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+    // Whatever is wrong is found again, and told, by writing the rest.
+    rustix::net::send(stream, bytes, flags).unwrap_or(0)
 }
 
 /// A read didn't fill its buffer, so the next one would find nothing: waits for news from the

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::{
-    connection::{Connection, write_all},
+    connection::{Connection, write_all, write_first},
     head::{self, Head},
     upload::{Broken, Upload},
 };
@@ -59,10 +59,12 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
     let reused = connection.reused;
     let stream = Rc::clone(&connection.stream);
     // The instance may take long to read; it may also have answered and gone before it has read all.
-    let written = tokio::time::timeout_at(message.deadline, write_all(&stream, message.head)).await;
+    let first = if reused { 0 } else { write_first(&stream, message.head) };
+    let rest = message.head.get(first..).unwrap_or_default();
+    let written = tokio::time::timeout_at(message.deadline, write_all(&stream, rest)).await;
     match written {
         Ok(Ok(())) => {}
-        Ok(Err(_)) => return Err(Failure::Broke { reused, sent: false }),
+        Ok(Err(_)) => return Err(Failure::Broke { reused, sent: first > 0 }),
         Err(_) => return Err(Failure::Late),
     }
     let mut sending: Option<Sending> = message
