@@ -6,7 +6,7 @@ use std::{
     process::Stdio,
 };
 
-use minato_tests::{Server, images, until};
+use minato_tests::{Server, images, until, wire};
 use serde_json::Value;
 
 const MANIFEST: &str = r#"
@@ -90,7 +90,7 @@ fn people_see_lines_and_go_on_seeing_them() {
         "listening ",
         "\nSERVICE ",
         "\nhello/web ",
-        "\n1 services at rest",
+        "\nservices at rest: 1",
         "hello/web@1",
         &id,
         "/64.0MiB",
@@ -122,7 +122,8 @@ fn a_start_is_told_with_what_asked_for_it() {
     for part in ["asked by request: ", "for a slot among other starts", "  listening "] {
         assert!(why.contains(part), "{part:?} is missing in:\n{why}");
     }
-    let metrics = server.api_text("/metrics");
+    let token = wire::bearer(&server);
+    let metrics = wire::call(&server, "GET", "/metrics", &[("Authorization", &token)], b"").text();
     for name in [
         "minato_instance_start_seconds",
         "minato_sandbox_pool",

@@ -129,7 +129,7 @@ fn node(top: &Top) -> Vec<String> {
     lines.extend(starts(top));
     lines.push(String::new());
     lines.extend(show::laid_out(&SERVICE, &services(&top.services)));
-    lines.push(format!("{} services at rest", top.at_rest));
+    lines.push(format!("services at rest: {}", top.at_rest));
     if !top.instances.is_empty() {
         lines.push(String::new());
         lines.extend(show::laid_out(&INSTANCE, &instances(&top.instances)));
