@@ -37,7 +37,7 @@ pub(crate) fn withdrawn(node: &Node, id: &InstanceId, key: &ReleaseKey) {
     let mut table = node.table();
     let covered = table.of_release(key).any(|record| record.id != *id && record.serves());
     if let Some(record) = table.instances.get_mut(id) {
-        record.withdrawn.get_or_insert(Withdrawn { at: Instant::now(), covered, errors });
+        record.withdrawn.get_or_insert_with(|| Withdrawn { at: Instant::now(), covered, errors });
     }
 }
 

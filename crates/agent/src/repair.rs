@@ -144,7 +144,7 @@ mod tests {
         let streams = |second| Traffic { streams: 3, ..traffic(3, Some(second), None) };
         assert!(!check(100, streams, &[], TIMEOUT));
         // Neither does a client that hangs up before it is answered.
-        let hangs_up = |second: u64| traffic(u32::from(second % 10 != 0), Some(second % 10), None);
+        let hangs_up = |second: u64| traffic(u32::from(!second.is_multiple_of(10)), Some(second % 10), None);
         assert!(!check(99, hangs_up, &[], TIMEOUT));
     }
 

@@ -33,7 +33,7 @@ pub struct Standing {
     pub preparation: Preparation,
     /// Instances that requests may go to.
     pub ready: u32,
-    /// Instances that run, whatever their state.
+    /// Instances that run, whatever their state; not those that only finish streams, which may last.
     pub running: u32,
     /// Why the last start failed, until one succeeds.
     pub failing: Option<Failure>,

@@ -37,3 +37,28 @@ pub(super) fn settings(controller: &str, limits: &Limits) -> Vec<Setting> {
 pub(super) fn out_of_memory_kills(group: &Path) -> u64 {
     counter(&group.join("memory.oom_control"), "oom_kill")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(controller: &str, limits: &Limits, expected: &[(&str, &str, bool)]) {
+        let settings = settings(controller, limits);
+        let found: Vec<_> = settings.iter().map(|s| (s.file, s.value.as_str(), s.written)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn limits_are_written_as_the_kernel_reads_them() {
+        let limits = Limits { memory: 64 << 20, pids: 32, cpu_millis: 500, cpu_max_millis: 1500 };
+        let bytes = "67108864";
+        let memory = [("memory.limit_in_bytes", bytes, true), ("memory.memsw.limit_in_bytes", bytes, true)];
+        check("memory", &limits, &memory);
+        check("pids", &limits, &[("pids.max", "32", true)]);
+        let ceiling = [("cpu.cfs_period_us", "100000", true), ("cpu.cfs_quota_us", "150000", true)];
+        check("cpu", &limits, &[&[("cpu.shares", "512", true)], &ceiling[..]].concat());
+        // Without a ceiling the kernel's own stays; the smallest weight is 2.
+        let tiny = Limits { cpu_millis: 1, cpu_max_millis: 0, ..limits };
+        check("cpu", &tiny, &[("cpu.shares", "2", true), ("cpu.cfs_quota_us", "-1", false)]);
+    }
+}
