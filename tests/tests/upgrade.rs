@@ -31,11 +31,11 @@ fn identities(server: &Server, number: usize) -> Vec<(String, i32)> {
 }
 
 #[track_caller]
-fn none_failed(load: Load) {
+fn none_failed(load: Load, least: usize) {
     let shots = load.end();
     let failed = failed(&shots);
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), shots.len(), failed.first());
-    assert!(shots.len() > 20, "{}", shots.len());
+    assert!(shots.len() >= least, "{}", shots.len());
 }
 
 #[test]
@@ -53,8 +53,8 @@ fn upgrades_under_load_fail_nothing_and_instances_run_on() {
         assert_eq!(identities(&server, 3), before);
         assert_eq!(server.ask(HOST, &format!("/say?round-{round}")).status, 200);
     }
-    none_failed(short);
-    none_failed(long);
+    none_failed(short, 20);
+    none_failed(long, 4);
     for child in replaced {
         assert_eq!(ended(child), 0);
     }
@@ -106,9 +106,12 @@ fn a_connection_of_the_server_before_may_still_wake_a_service() {
     let before = server.upgrade(&[]);
     let (status, body) = client.get(HOST, "/").unwrap();
     assert_eq!((status, body.starts_with("1 1 ")), (200, true), "{body}");
-    assert_eq!(ended(before), 0);
     // It counts as what it is: a request that the instance was given.
-    assert_eq!(until_ready(&server, "app/web", 1)[0]["requests"], 1);
+    until("its request to be counted", || match &until_ready(&server, "app/web", 1)[0]["requests"] {
+        requests if *requests == 1 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    assert_eq!(ended(before), 0);
     assert_eq!(server.ask(HOST, "/").status, 200);
 }
 
@@ -129,7 +132,7 @@ fn a_server_that_fails_to_take_over_leaves_everything_to_the_one_before() {
         // And it can be taken over by one that doesn't fail.
         let old = server.upgrade(&[]);
         assert!(server.ask(HOST, "/").text().starts_with("2 2 "), "{point}");
-        none_failed(load);
+        none_failed(load, 20);
         assert_eq!(ended(old), 0, "{point}");
         assert!(server.stop().success(), "{point}");
     }
@@ -179,8 +182,9 @@ fn an_end_during_an_upgrade_is_known() {
     let before = server.upgrade(&[]);
     drop(end.join().unwrap());
     until("its end to be told", || {
-        let why = server.why(&first);
-        if why.contains("status 7") { Ok(()) } else { Err(why) }
+        let said = server.minato(&["events", "--json"]).ok().stdout;
+        let told = said.lines().any(|line| line.contains(&first) && line.contains("status 7"));
+        if told { Ok(()) } else { Err(said) }
     });
     until("another one", || {
         let ready = server.instances("app/web").into_iter().filter(|one| one["state"] == "ready");

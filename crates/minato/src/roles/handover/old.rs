@@ -4,10 +4,7 @@ use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use minato_edge::Edge;
 use minato_runtime::crash;
-use tokio::{
-    sync::oneshot,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -69,21 +66,21 @@ pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> any
     if let Err(error) = given {
         tracing::warn!(%error, "the listeners can't be handed over");
     } else {
-        let (over, mut followed) = oneshot::channel::<()>();
+        let over = CancellationToken::new();
         let follower = Follower::new(reader, writer, routing.clone(), asked);
         let following = ready.clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let ended = over.clone().drop_guard();
         // Ends with the other server, or when it is stopped here.
         drop(tokio::spawn(async move {
             let _stopped: Option<()> = stopped.run_until_cancelled(follower.run(following)).await;
-            // Heard as its end.
-            drop(over);
+            drop(ended);
         }));
         tokio::select! {
             biased;
             () = ready.cancelled() => {}
-            _ = &mut followed => {}
+            () = over.cancelled() => {}
             () = sleep(READY) => tracing::warn!("the new server isn't ready after {} s", READY.as_secs()),
         }
         if ready.is_cancelled() {
@@ -93,7 +90,7 @@ pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> any
         }
         stop.cancel();
         // Closes the connection, which the other takes for the end; not before it is gone.
-        drop(timeout(END, followed).await);
+        drop(timeout(END, over.cancelled()).await);
     }
     process.end(END).await;
     crash::point("handover.old.alone");
