@@ -76,6 +76,11 @@ impl Backoff {
         self.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
+    /// Whether nothing has failed lately, or something has become ready since.
+    pub(crate) fn is_calm(&self, now: Instant) -> bool {
+        self.last.is_none() || self.failed_at.is_none_or(|at| now.duration_since(at) >= WELL)
+    }
+
     /// The last failure, unless something has become ready since.
     pub(crate) fn failing(&self) -> Option<&Failure> {
         self.last.as_ref()
@@ -142,6 +147,19 @@ mod tests {
         backoff.well();
         assert_eq!(millis(&mut backoff, well).await, 0);
         assert_eq!(millis(&mut backoff, Failed::Ready(WELL)).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_forgotten_when_nobody_needed_another_start() {
+        let mut backoff = Backoff::default();
+        assert!(backoff.is_calm(Instant::now()));
+        millis(&mut backoff, Failed::Ready(WELL)).await;
+        assert!(!backoff.is_calm(Instant::now()));
+        tokio::time::advance(WELL).await;
+        assert!(backoff.is_calm(Instant::now()));
+        millis(&mut backoff, Failed::Start).await;
+        backoff.ready();
+        assert!(backoff.is_calm(Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]

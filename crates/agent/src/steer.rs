@@ -132,10 +132,10 @@ fn view(
     }
     let replacing = !unwell.is_empty() || state.is_some_and(|state| state.replacing);
     let alone = slice.is_some_and(|slice| slice.releases.iter().filter(|share| share.max > 0).count() == 1);
-    let failing = state.is_none_or(|state| state.backoff.failing().is_some());
+    let fails = state.is_none_or(|state| !state.backoff.is_calm(now));
     let starting = instances.iter().any(|one| one.ready.is_none() && one.replaces.is_none());
     View {
-        calm: startable && !replacing && alone && !failing && !starting && load.waiting == 0,
+        calm: startable && unwell.is_empty() && alone && !fails && !starting && load.waiting == 0,
         envelope,
         load,
         woken,
