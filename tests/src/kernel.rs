@@ -129,3 +129,22 @@ pub fn programs(data: &Path, name: &str) -> usize {
     let running = processes(id.trim(), &data.to_string_lossy());
     running.iter().filter(|line| line.split(' ').nth(2).is_some_and(|path| path.ends_with(name))).count()
 }
+
+/// The time that an instance's processes have had of a processor, in hundredths of a second.
+///
+/// # Panics
+/// When `/proc` can't be read.
+#[must_use]
+pub fn processor_time(instance: &str) -> u64 {
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let used = |pid: u32| {
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Behind the name, which may hold anything: the 12th and 13th word.
+        let words: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let time = |place: usize| words.get(place)?.parse::<u64>().ok();
+        groups.contains(instance).then_some(time(11)? + time(12)?)
+    };
+    pids.filter_map(used).sum()
+}

@@ -14,7 +14,7 @@ use std::{
 };
 
 use minato_tests::{
-    Server, images, run,
+    Server, images, kernel, run,
     sample::{self, Client, Load, failed, manifest, now, pause},
     until,
     watch::{address, events_of, id, pid, ready, until_ready},
@@ -86,14 +86,27 @@ fn the_weight_of_a_processor_is_kept() {
     }
     let burn = |host: &'static str| {
         let http = server.http;
-        std::thread::spawn(move || {
-            Client::new(http).get(host, "/burn?4000").unwrap().1.parse::<f64>().unwrap()
-        })
+        std::thread::spawn(move || Client::new(http).get(host, "/burn?9000").unwrap())
     };
-    let (light, heavy) = (burn("light.localhost"), burn("heavy.localhost"));
-    let (light, heavy) = (light.join().unwrap(), heavy.join().unwrap());
-    println!("{light} ms with a weight of 0.1, {heavy} ms with one of 1.6");
-    assert!(heavy > 3.0 * light.max(1.0), "{light} ms with a weight of 0.1, {heavy} ms with one of 1.6");
+    let burning = [burn("light.localhost"), burn("heavy.localhost")];
+    let used = || {
+        ["light", "heavy"].map(|name| kernel::processor_time(&id(&ready(&server, &format!("app/{name}"))[0])))
+    };
+    let idle = used();
+    let begun = until("both to compute", || {
+        let now = used();
+        let both = now.iter().zip(idle).all(|(now, idle)| *now > idle + 5);
+        if both { Ok(now) } else { Err(format!("{now:?}")) }
+    });
+    pause(Duration::from_secs(3));
+    let [light, heavy] =
+        used().into_iter().zip(begun).map(|(now, begun)| now - begun).collect::<Vec<_>>()[..]
+    else {
+        unreachable!("there are two")
+    };
+    burning.into_iter().for_each(|one| assert_eq!(one.join().unwrap().0, 200));
+    println!("{light} ticks with a weight of 0.1, {heavy} with one of 1.6");
+    assert!(heavy > 4 * light.max(1), "{light} ticks with a weight of 0.1, {heavy} with one of 1.6");
 }
 
 #[test]
@@ -209,18 +222,16 @@ fn what_is_changed_by_hand_is_replaced() {
     );
     server.apply(
         "app = \"app\"\n[services.web]\nimage = \"app/box:1\"\nhosts = [\"app.localhost\"]\n\
-         [services.web.scale]\nmin = 2\n",
+         [services.web.scale]\nmin = 3\n",
     );
     let mut intruder = None;
-    for what in ["process", "limit", "mount"] {
-        let one = until_ready(&server, "app/web", 2)[0].clone();
-        // It was looked at as it should be, before.
-        pause(Duration::from_secs(6));
-        let groups = groups(&server, &id(&one));
+    let first = until_ready(&server, "app/web", 3);
+    for (what, one) in ["process", "limit", "mount"].into_iter().zip(&first) {
+        let groups = groups(&server, &id(one));
         match what {
             "process" => intruder = Some(Intruder::put(&groups)),
-            "limit" => std::fs::write(memory_limit(&groups), "300000000").unwrap(),
-            _ => mount_inside(&one),
+            "limit" => std::fs::write(memory_limit(&groups), "67108864").unwrap(),
+            _ => mount_inside(one),
         }
         let begun = now();
         let told = until(what, || {
@@ -233,8 +244,10 @@ fn what_is_changed_by_hand_is_replaced() {
         println!("changed {what}: replaced after {:?}", begun.elapsed());
         assert_eq!(told["data"]["why"], "drifted", "{told}");
         assert!(begun.elapsed() < Duration::from_secs(25), "{what}: {:?}", begun.elapsed());
-        let drifts = events_of(&server, "instance_drifted");
-        println!("{drifts:?}");
+        let seen = events_of(&server, "instance_drifted");
+        let seen = seen.iter().find(|event| event["instance"] == one["id"]);
+        let says = if what == "mount" { "mounts" } else { what };
+        assert!(seen.is_some_and(|event| event["reason"].as_str().unwrap().contains(says)), "{seen:?}");
     }
     drop(intruder);
     let why = server.why("app/web");
