@@ -95,13 +95,13 @@ impl Follower {
     }
 
     /// Obeys until the new server is gone; then nothing of what it told holds any more. Once it serves,
-    /// `ready` is cancelled.
-    pub(super) async fn run(mut self, ready: CancellationToken) {
-        if let Err(error) = self.follow(&ready).await {
+    /// `ready` is cancelled. Stopped, it tells a last time what was carried.
+    pub(super) async fn run(mut self, ready: CancellationToken, stop: CancellationToken) {
+        if let Err(error) = self.follow(&ready, &stop).await {
             tracing::debug!(%error, "the other server is gone");
         }
-        if !ready.is_cancelled() {
-            // What was told is told anew when this one's own agent is there again.
+        if !ready.is_cancelled() || stop.is_cancelled() {
+            // This edge ends, or its own agent tells it everything anew.
             return;
         }
         // Addresses may be others' soon. What is under way goes on; who waits is told.
@@ -113,7 +113,7 @@ impl Follower {
         futures_util::future::join_all(withdrawn).await;
     }
 
-    async fn follow(&mut self, ready: &CancellationToken) -> io::Result<()> {
+    async fn follow(&mut self, ready: &CancellationToken, stop: &CancellationToken) -> io::Result<()> {
         let routing = Arc::clone(&self.routing);
         let mut pending = Pending::new();
         let mut report = tokio::time::interval(REPORT);
@@ -140,6 +140,7 @@ impl Follower {
                 Some(number) = pending.next() => self.say(FromOld::Done { number }).await?,
                 () = self.asked.changed.notified() => self.ask().await?,
                 _ = report.tick() => self.report().await?,
+                () = stop.cancelled() => return self.report().await,
             }
         }
     }

@@ -42,6 +42,10 @@ pub(in crate::roles) enum Outcome {
 /// A server that has a successor.
 pub(in crate::roles) struct Retiring {
     edge: Edge,
+    /// Ends what is told to the successor.
+    stop: CancellationToken,
+    /// It has ended.
+    over: CancellationToken,
     alone: CancellationToken,
     successor: i32,
 }
@@ -68,13 +72,12 @@ pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> any
     } else {
         let over = CancellationToken::new();
         let follower = Follower::new(reader, writer, routing.clone(), asked);
-        let following = ready.clone();
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
+        let following = follower.run(ready.clone(), stop.clone());
         let ended = over.clone().drop_guard();
         // Ends with the other server, or when it is stopped here.
         drop(tokio::spawn(async move {
-            let _stopped: Option<()> = stopped.run_until_cancelled(follower.run(following)).await;
+            following.await;
             drop(ended);
         }));
         tokio::select! {
@@ -86,7 +89,7 @@ pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> any
         if ready.is_cancelled() {
             crash::point("handover.old.replaced");
             posted.leave();
-            return Ok(Outcome::Replaced(Retiring { edge, alone, successor: process.pid }));
+            return Ok(Outcome::Replaced(Retiring { edge, stop, over, alone, successor: process.pid }));
         }
         stop.cancel();
         // Closes the connection, which the other takes for the end; not before it is gone.
@@ -141,7 +144,7 @@ impl Retiring {
     /// Serves until the last connection is gone, here and in the servers before that are led through
     /// this one. With `hurry`, streams get no longer than anybody else.
     pub(in crate::roles) async fn run(self, hurry: impl Future<Output = ()>) {
-        let Self { edge, alone, successor } = self;
+        let Self { edge, stop, over, alone, successor } = self;
         tracing::info!(pid = successor, "this server is replaced, and ends with its last connection");
         let retired = async {
             edge.retire(STREAMS).await;
@@ -152,6 +155,8 @@ impl Retiring {
             () = &mut retired => {}
             () = hurry => drop(timeout(HURRIED, retired).await),
         }
+        stop.cancel();
+        drop(timeout(END, over.cancelled()).await);
         show::line(&format!("replaced by pid {successor}"));
     }
 }
