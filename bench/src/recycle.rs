@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
             let begun = now();
             patience.rest(Duration::from_secs(arguments.phase))?;
             phases.push(Phase { recycling, begun, ended: now() });
-            let events = server.events("instance_recycled")?;
+            let events = server.events("rehearsal")?;
             recycled.extend(events.iter().map(|event| event["instance"].to_string()));
         }
     }
