@@ -21,6 +21,7 @@ use crate::{
     decide::DrainCause,
     life::{Birth, By, describe, fault_of},
     node::{Keeper, Node},
+    pool::Numbers,
     table::{Orders, Phase, Record, Table},
     vitals::Vitals,
 };
@@ -68,6 +69,11 @@ pub(crate) fn adopt(node: &Node, keeper: &Keeper, held: Vec<Held>) -> Vec<Birth>
             // Half-started, or by another version: of no use.
             (HeldState::Parked | HeldState::Running, _) => {
                 tracing::info!(instance = %held.instance, "sandbox without use killed");
+                // Until its end is told nobody else may have what it has.
+                let numbers = numbers(keeper, &held);
+                if numbers.take(&mut node.table()) {
+                    node.pool.part(held.instance.clone(), numbers);
+                }
                 if let Err(error) = keeper.client.kill(&held.instance) {
                     tracing::warn!(%error, instance = %held.instance, "sandbox without use not killed");
                 }
@@ -77,13 +83,19 @@ pub(crate) fn adopt(node: &Node, keeper: &Keeper, held: Vec<Held>) -> Vec<Birth>
     births
 }
 
+/// What the keeper's sandboxes have of the node.
+fn numbers(keeper: &Keeper, held: &Held) -> Numbers {
+    let [.., c, d] = held.address.octets();
+    let offset = u32::from(u16::from_be_bytes([c, d]));
+    let range = held.id_range_start.checked_sub(keeper.ids.first).map_or(u32::MAX, |above| above / RANGE);
+    Numbers { offset, range }
+}
+
 /// Takes an instance over; if no slice wants it, to drain it.
 fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth> {
     let mut table = node.table();
     let wanted = is_wanted(&table, &tag);
-    let [.., c, d] = held.address.octets();
-    let offset = u32::from(u16::from_be_bytes([c, d]));
-    let range = held.id_range_start.checked_sub(keeper.ids.first).map_or(u32::MAX, |above| above / RANGE);
+    let Numbers { offset, range } = numbers(keeper, held);
     // Another plan or other ranges than now: it lies outside of what is lent, and nobody gets it.
     table.offsets.take(offset);
     table.ranges.take(range);

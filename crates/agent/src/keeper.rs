@@ -63,8 +63,19 @@ fn listen(node: &Weak<Node>, runtime: &tokio::runtime::Handle, events: &Receiver
 /// An instance ended: its task knows what that means.
 fn ended(node: &Node, end: Ended) {
     let id = end.instance.clone();
-    if node.order(&id, |orders| orders.ended = Some(end)) {
+    if node.order(&id, |orders| orders.ended = Some(end.clone())) {
         return;
+    }
+    {
+        // With the table held, as it is while one is taken from the pool for an instance.
+        let mut table = node.table();
+        if let Some(record) = table.instances.get(&id) {
+            record.orders.send_modify(|orders| orders.ended = Some(end));
+            return;
+        }
+        if let Some(numbers) = node.pool.ended(&id) {
+            numbers.give_back(&mut table);
+        }
     }
     // A sandbox that was killed at the adoption, or the late end of one that was given up.
     if let Some(keeper) = node.keeper()
@@ -77,6 +88,11 @@ fn ended(node: &Node, end: Ended) {
 /// The keeper is gone, and its instances with it.
 fn gone(node: &Node) {
     *node.keeper.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    let lost = node.pool.lose();
+    {
+        let mut table = node.table();
+        lost.into_iter().for_each(|numbers| numbers.give_back(&mut table));
+    }
     let running: Vec<InstanceId> = node.table().instances.keys().cloned().collect();
     if node.over.is_cancelled() || node.table().stopping {
         tracing::debug!("keeper ended");

@@ -26,6 +26,7 @@ mod life;
 mod logs;
 mod metrics;
 mod node;
+mod pool;
 mod prepare;
 mod recipe;
 mod recycle;
@@ -33,6 +34,7 @@ mod rehearsal;
 mod repair;
 mod rotation;
 mod slice;
+mod slots;
 mod start;
 mod steer;
 mod stop;
@@ -59,14 +61,15 @@ use minato_network::{EnsureError, NodeId8, NodeNetwork};
 use minato_registry::Library;
 use minato_runtime::{crash, keeper::KeeperError};
 use minato_state::{State, StateError};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     metrics::Metrics,
     node::{Node, Signals},
+    pool::Pool,
     prepare::Trees,
     rotation::Rotation,
+    slots::Slots,
     table::Table,
 };
 
@@ -86,6 +89,8 @@ pub struct Config {
     pub id: NodeId8,
     /// The binary that becomes the keeper.
     pub exe: PathBuf,
+    /// How many sandboxes are made ahead at most; 0: none are.
+    pub pool: u32,
     /// After how long an instance's memory is taken as what it needs: growth is measured by that.
     /// [`BASELINE_AFTER`] unless a test can't wait.
     pub baseline_after: Duration,
@@ -161,6 +166,7 @@ impl Agent {
         }
         node.loops.spawn(slice::run(Arc::clone(&node), revision));
         node.loops.spawn(node::run(Arc::clone(&node)));
+        node.loops.spawn(pool::run(Arc::clone(&node)));
         node.loops.spawn(inventory::run(Arc::clone(&node)));
         node.loops.spawn(drift::run(Arc::clone(&node)));
         Ok(Arc::new(Self { node, network: id }))
@@ -192,7 +198,7 @@ impl Agent {
 }
 
 fn node(config: Config, deps: Deps) -> Node {
-    let Config { node, data, plan, id, baseline_after, .. } = config;
+    let Config { node, data, plan, id, pool, baseline_after, .. } = config;
     let Deps { state, library, routing, journal, clock } = deps;
     let offsets = Rotation::new(u32::from(*INSTANCE_OFFSETS.start())..u32::from(*INSTANCE_OFFSETS.end()) + 1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -209,8 +215,8 @@ fn node(config: Config, deps: Deps) -> Node {
         baseline_after,
         metrics: Metrics::default(),
         signals: Signals::default(),
-        slots: Arc::new(Semaphore::new(2 * cores)),
-        slots_all: u32::try_from(2 * cores).unwrap_or(u32::MAX),
+        slots: Slots::new(u32::try_from(2 * cores).unwrap_or(u32::MAX)),
+        pool: Pool::new(pool),
         looks: tokio::sync::Mutex::default(),
         loops: TaskTracker::new(),
         tasks: TaskTracker::new(),

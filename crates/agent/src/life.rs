@@ -24,6 +24,7 @@ use crate::{
     decide::DrainCause,
     drain, drift, health, logs,
     node::Node,
+    pool::{Numbers, Parked},
     prepare::Prepared,
     start,
     table::{Orders, Phase, Preparation, Record, Table},
@@ -43,7 +44,7 @@ pub(crate) struct Birth {
 #[derive(Debug)]
 pub(crate) enum By {
     /// It is started.
-    Start(Arc<Prepared>),
+    Start(Arc<Prepared>, Option<Box<Parked>>),
     /// It runs already.
     Adoption { pid: u32 },
 }
@@ -78,11 +79,10 @@ impl Birth {
         let state = table.releases.get(key)?;
         let Preparation::Prepared(prepared) = &state.preparation else { return None };
         let (prepared, release) = (Arc::clone(prepared), Arc::clone(&state.release));
-        let id = draw_id()?;
-        let offset = table.offsets.lend()?;
-        let Some(range) = table.ranges.lend() else {
-            table.offsets.give_back(offset);
-            return None;
+        let parked = node.pool.take();
+        let (id, Numbers { offset, range }) = match &parked {
+            Some(parked) => (parked.sandbox.instance().clone(), parked.numbers),
+            None => (draw_id()?, Numbers::lend(table)?),
         };
         let (sender, orders) = watch::channel(Orders::default());
         let record = Record {
@@ -110,12 +110,12 @@ impl Birth {
             orders: sender,
         };
         table.instances.insert(id.clone(), record);
-        Some(Self { id, key: key.clone(), orders, by: By::Start(prepared) })
+        Some(Self { id, key: key.clone(), orders, by: By::Start(prepared, parked.map(Box::new)) })
     }
 }
 
 /// Ten characters of a-z and 0-9, the first a letter; `None`: the system has no random numbers.
-fn draw_id() -> Option<InstanceId> {
+pub(crate) fn draw_id() -> Option<InstanceId> {
     const SIGNS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     let mut random = [0_u8; 10];
     getrandom::fill(&mut random).ok()?;
@@ -137,7 +137,9 @@ async fn whole(node: Arc<Node>, birth: Birth) {
     let Birth { id, key, mut orders, by } = birth;
     let adopted = matches!(by, By::Adoption { .. });
     let begun = match by {
-        By::Start(prepared) => start::start(&node, &id, &key, &prepared, &mut orders).await,
+        By::Start(prepared, parked) => {
+            start::start(&node, &id, &key, &prepared, parked.map(|parked| *parked), &mut orders).await
+        }
         By::Adoption { pid } => start::adopt(&node, &id, &key, pid, &mut orders).await,
     };
     let stop = match begun {

@@ -18,7 +18,7 @@ use minato_network::NodeId8;
 use minato_runtime::{ids::Ids, keeper::Client};
 use minato_state::State;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Notify,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,7 +26,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Clock,
     metrics::Metrics,
+    pool::Pool,
     prepare::Trees,
+    slots::Slots,
     steer::steer,
     table::{Orders, Preparation, ReleaseState, Table},
     top::Looks,
@@ -53,9 +55,9 @@ pub(crate) struct Node {
     pub(crate) baseline_after: Duration,
     pub(crate) signals: Signals,
     /// Starts that go on at the same time, first come first served.
-    pub(crate) slots: Arc<Semaphore>,
-    /// How many there are of them.
-    pub(crate) slots_all: u32,
+    pub(crate) slots: Arc<Slots>,
+    /// Sandboxes that were made ahead.
+    pub(crate) pool: Pool,
     /// The looks at what it uses, by those who ask.
     pub(crate) looks: tokio::sync::Mutex<Looks>,
     /// What follows, decides and reports.

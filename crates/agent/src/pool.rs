@@ -233,6 +233,29 @@ impl Drop for Busy<'_> {
     }
 }
 
+impl Numbers {
+    /// `None`: all are lent.
+    pub(crate) fn lend(table: &mut Table) -> Option<Self> {
+        let offset = table.offsets.lend()?;
+        let Some(range) = table.ranges.lend() else {
+            table.offsets.give_back(offset);
+            return None;
+        };
+        Some(Self { offset, range })
+    }
+
+    /// Takes what somebody has already; whether both were free.
+    pub(crate) fn take(self, table: &mut Table) -> bool {
+        let (offset, range) = (table.offsets.take(self.offset), table.ranges.take(self.range));
+        offset && range
+    }
+
+    pub(crate) fn give_back(self, table: &mut Table) {
+        table.offsets.give_back(self.offset);
+        table.ranges.give_back(self.range);
+    }
+}
+
 impl Starts {
     fn note(&mut self, now: Instant) {
         let second = now.duration_since(self.begun).as_secs();
@@ -297,15 +320,11 @@ async fn refill(node: &Arc<Node>) -> bool {
     let Some(keeper) = node.keeper().filter(|keeper| keeper.client.binds_late()) else { return false };
     let era = node.pool.state().keeper;
     for _ in 0..TRIES {
-        let lent = {
-            let mut table = node.table();
-            let lent = table.offsets.lend().zip(table.ranges.lend());
-            lent.map(|(offset, range)| Numbers { offset, range })
-        };
+        let lent = Numbers::lend(&mut node.table());
         let Some(numbers) = lent else { return false };
         let Some((spec, id)) = keeper.ids.range(numbers.range).and_then(|first| spec(node, numbers, first))
         else {
-            give_back(node, numbers);
+            numbers.give_back(&mut node.table());
             return false;
         };
         let network = NodeNetwork { id: node.id, plan: node.plan };
@@ -333,7 +352,7 @@ async fn refill(node: &Arc<Node>) -> bool {
             }
             Ok(Err(error)) => {
                 drop(state);
-                give_back(node, numbers);
+                numbers.give_back(&mut node.table());
                 if !matches!(error, MakeError::Busy { .. }) {
                     tracing::warn!(error = %whole(&error), "sandbox not made ahead; trying again");
                     return false;
@@ -361,12 +380,6 @@ fn spec(node: &Node, numbers: Numbers, id_range_start: u32) -> Option<(SandboxSp
         log_max: 0,
     };
     Some((spec, id))
-}
-
-fn give_back(node: &Node, numbers: Numbers) {
-    let mut table = node.table();
-    table.offsets.give_back(numbers.offset);
-    table.ranges.give_back(numbers.range);
 }
 
 /// Makes a sandbox, and all that a start of it needs of the node. Blocks for some milliseconds.

@@ -52,8 +52,7 @@ struct Counted {
 
 impl Slots {
     pub(crate) fn new(all: u32) -> Arc<Self> {
-        let state =
-            State { free: all, arrived: 0, waiting: BTreeMap::new(), starting: BTreeMap::new() };
+        let state = State { free: all, arrived: 0, waiting: BTreeMap::new(), starting: BTreeMap::new() };
         Arc::new(Self { all, state: Mutex::new(state) })
     }
 

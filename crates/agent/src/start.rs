@@ -10,12 +10,12 @@ use minato_model::{
     node::Phases,
     route::Endpoint,
 };
-use minato_network::{Listening, NodeNetwork, Probe, link};
+use minato_network::{Listening, NodeNetwork, Probe};
 use minato_runtime::{
     crash,
     keeper::{Client, MakeError},
     sandbox::StartError,
-    spec::{Ended, Limits, SandboxSpec, Start, Status},
+    spec::{Binding, Ended, Limits, SandboxSpec, Start, Status},
 };
 use serde_json::json;
 use tokio::{
@@ -30,6 +30,7 @@ use crate::{
     life::{Fault, Stop, fault_of},
     metrics::Started,
     node::Node,
+    pool::{self, Parked},
     prepare::{Prepared, whole},
     slice,
     table::{Orders, Phase},
@@ -77,30 +78,39 @@ pub(crate) async fn start(
     id: &InstanceId,
     key: &ReleaseKey,
     prepared: &Prepared,
+    parked: Option<Parked>,
     orders: &mut watch::Receiver<Orders>,
 ) -> Result<(), Stop> {
-    let plan = plan(node, id, key, prepared).map_err(|fault| unmade(node, id, Stop::Fault(fault)))?;
+    let pooled = parked.is_some();
+    // A sandbox that was there ends as any other; of one that never was no keeper tells.
+    let undone = |stop| if pooled { stop } else { unmade(node, id, stop) };
+    let plan = plan(node, id, key, prepared).map_err(|fault| undone(Stop::Fault(fault)))?;
     let (address, begun) = (plan.sandbox.address, plan.begun);
     let waiting = Instant::now();
     let slot = tokio::select! {
-        slot = Arc::clone(&node.slots).acquire_owned() => slot,
-        stop = unwanted(orders) => return Err(unmade(node, id, stop)),
+        slot = node.slots.enter(key) => slot,
+        stop = unwanted(orders) => return Err(undone(stop)),
     };
     crash::point("start.begun");
     node.routing.introduce(id, &key.service, address);
-    let asked_by = node.table().instances.get_mut(id).map(|record| {
-        record.slot_ms = Some(milliseconds(waiting.elapsed()));
-        record.asked_by.clone()
-    });
-    node.record("instance_starting", key, id, "its sandbox is made", json!({ "asked_by": asked_by }));
+    let busy = node.pool.busy();
     let launching = tokio::task::spawn_blocking(move || {
-        let mut launched = launch(plan)?;
+        let mut launched = launch(plan, parked)?;
         // What the program does now takes as long as it takes: others may start.
         drop(slot);
         launched.look();
         Ok(launched)
     });
+    // Said while the init does its part.
+    let asked_by = node.table().instances.get_mut(id).map(|record| {
+        record.slot_ms = Some(milliseconds(waiting.elapsed()));
+        record.pooled = Some(pooled);
+        record.asked_by.clone()
+    });
+    let how = if pooled { "a sandbox that was made ahead is taken" } else { "its sandbox is made" };
+    node.record("instance_starting", key, id, how, json!({ "asked_by": asked_by }));
     let launched = launching.await;
+    drop(busy);
     let launched = match launched {
         Ok(Ok(launched)) => launched,
         Ok(Err(NotLaunched::Make(error))) => {
@@ -278,25 +288,18 @@ enum NotLaunched {
     Start(StartError),
 }
 
-/// The part that blocks: some milliseconds.
-fn launch(plan: Plan) -> Result<Launched, NotLaunched> {
+/// The part that blocks: a millisecond with a sandbox that was made ahead, some more without.
+fn launch(plan: Plan, parked: Option<Parked>) -> Result<Launched, NotLaunched> {
     let Plan { client, network, sandbox: spec, start, port, begun } = plan;
-    let sandbox = client.make(&spec).map_err(NotLaunched::Make)?;
+    let binding = Binding::of(&spec);
+    let (mut sandbox, probe) = match parked {
+        Some(parked) => (parked.sandbox, Some(parked.probe)),
+        None => pool::make(&client, &network, &spec).map_err(NotLaunched::Make)?,
+    };
     let taken = begun.elapsed();
     crash::point("start.taken");
-    // The probe is made, and the pair made fit for its first packet, while the init does its part.
-    let namespace = sandbox.network_namespace().try_clone_to_owned();
-    let (running, probe) = std::thread::scope(|scope| {
-        let opening = scope.spawn(|| {
-            if let Err(error) = link::settle(&network, spec.address) {
-                // Gone already, with its sandbox: what becomes of that is told elsewhere.
-                tracing::debug!(error = %whole(&error), address = %spec.address, "links not settled");
-            }
-            probe_in(namespace.as_ref().ok()?, spec.address)
-        });
-        (sandbox.start(&start), opening.join().ok().flatten())
-    });
-    let running = running.map_err(NotLaunched::Start)?;
+    sandbox.bind(binding);
+    let running = sandbox.start(&start).map_err(NotLaunched::Start)?;
     crash::point("start.executed");
     let since = |micros: u64| Some(milliseconds(taken + Duration::from_micros(micros)));
     let phases = Phases {
@@ -334,7 +337,7 @@ fn open_probe(pid: u32, address: Ipv4Addr) -> Option<Probe> {
     probe_in(&File::open(PathBuf::from(format!("/proc/{pid}/ns/net"))).ok()?, address)
 }
 
-fn probe_in(namespace: impl AsFd, address: Ipv4Addr) -> Option<Probe> {
+pub(crate) fn probe_in(namespace: impl AsFd, address: Ipv4Addr) -> Option<Probe> {
     match Probe::open(namespace, address) {
         Ok(probe) => Some(probe),
         Err(error) => {

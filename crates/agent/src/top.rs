@@ -20,7 +20,7 @@ use crate::{
     metrics::{PHASES, Started},
     node::Node,
     prepare::whole,
-    table::{Phase, Record, Table},
+    table::{Record, Table},
 };
 
 /// A look this soon after another shows the same: more would only measure themselves.
@@ -136,9 +136,8 @@ impl Looks {
 
 impl Node {
     /// What the pool of sandboxes is and did.
-    #[expect(clippy::unused_self, reason = "there is no pool yet")]
     pub(crate) fn pool_figures(&self) -> PoolFigures {
-        PoolFigures::default()
+        self.pool.figures()
     }
 }
 
@@ -217,12 +216,7 @@ fn starts(node: &Node) -> Starts {
 
 /// How many starts may go on at once, how many do, and how many wait for that.
 pub(crate) fn slots(node: &Node) -> (u32, u32, u32) {
-    let free = count(node.slots.available_permits());
-    let waits = |record: &&Record| {
-        record.phase == Phase::Starting && record.slot_ms.is_none() && record.pid.is_none()
-    };
-    let waiting = count(node.table().instances.values().filter(waits).count());
-    (node.slots_all, node.slots_all.saturating_sub(free), waiting)
+    node.slots.figures()
 }
 
 /// The value that so many of a hundred don't pass (nearest rank).

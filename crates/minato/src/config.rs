@@ -10,6 +10,9 @@ use std::{
 use minato_edge::Prefix;
 use serde::Deserialize;
 
+/// Sandboxes that are made ahead at most: each is a process with its namespaces and half a megabyte.
+const POOL_MAX: u32 = 64;
+
 /// Why the settings were refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -69,6 +72,8 @@ pub(crate) struct Config {
     pub(crate) log: String,
     /// Whether a caller on loopback may push without a token.
     pub(crate) anonymous_push: bool,
+    /// How many sandboxes are made ahead at most.
+    pub(crate) pool: u32,
 }
 
 /// What flags and variables say; each wins over the file.
@@ -84,6 +89,8 @@ pub(crate) struct Overrides {
     pub(crate) network: Option<Ipv4Addr>,
     /// `--anonymous-push`
     pub(crate) anonymous_push: bool,
+    /// `--pool`
+    pub(crate) pool: Option<u32>,
 }
 
 /// The file as written.
@@ -98,6 +105,7 @@ struct File {
     stop: Option<Stop>,
     trusted_proxies: Option<Vec<String>>,
     log: Option<String>,
+    pool: Option<u32>,
     registry: Option<Registry>,
     admission: Option<toml::Value>,
     tls: Option<toml::Value>,
@@ -135,6 +143,7 @@ impl Config {
             trusted_proxies: prefixes(&written.trusted_proxies.unwrap_or_default())?,
             log: written.log.unwrap_or_else(|| "info".to_owned()),
             anonymous_push: overrides.anonymous_push || registry.anonymous_push.unwrap_or(false),
+            pool: overrides.pool.or(written.pool).unwrap_or(POOL_MAX).min(POOL_MAX),
         };
         if !config.api.ip().is_loopback() {
             return Err(ConfigError::Value {

@@ -99,6 +99,7 @@ impl Ground {
             id: NodeId8::new((std::process::id() << 10) | NEXT.fetch_add(1, Ordering::Relaxed)),
             plan: AddressPlan::new(Ipv4Addr::new(10, 201, 0, 0)),
             exe: PathBuf::from(env!("CARGO_BIN_EXE_minato-agent-keeper")),
+            pool: 64,
             data: data.clone(),
             baseline_after: minato_agent::BASELINE_AFTER,
         };

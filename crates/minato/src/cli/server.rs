@@ -36,6 +36,9 @@ pub(super) struct Arguments {
     /// Let callers on loopback push images without a token
     #[arg(long, env = "MINATO_SERVER_ANONYMOUS_PUSH")]
     anonymous_push: bool,
+    /// How many sandboxes are made ahead at most; 0: none [default: 64]
+    #[arg(long, env = "MINATO_SERVER_POOL", hide = true)]
+    pool: Option<u32>,
     /// Take away all that this data directory left in the kernel, and end
     #[arg(long)]
     clean: bool,
@@ -61,6 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         http: arguments.http,
         network: arguments.network,
         anonymous_push: arguments.anonymous_push,
+        pool: arguments.pool,
     };
     let config = Config::load(arguments.config.as_deref(), overrides).map_err(|error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();

@@ -85,7 +85,7 @@ impl Works {
                 plan: ground.network.plan,
                 id: ground.network.id,
                 exe: ground.exe.clone(),
-                pool: config.pool,
+                pool: ground.config.pool,
                 baseline_after: minato_agent::BASELINE_AFTER,
             },
             minato_agent::Deps {
