@@ -12,5 +12,7 @@ mod ground;
 mod inside;
 #[path = "containers/keeper.rs"]
 mod keeper;
+#[path = "containers/late.rs"]
+mod late;
 #[path = "containers/refusals.rs"]
 mod refusals;
