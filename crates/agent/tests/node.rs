@@ -11,6 +11,8 @@ mod failures;
 mod ground;
 #[path = "node/lives.rs"]
 mod lives;
+#[path = "node/pool.rs"]
+mod pool;
 #[path = "node/renewal.rs"]
 mod renewal;
 #[path = "node/restarts.rs"]
