@@ -7,6 +7,7 @@ use std::{process::Child, thread};
 use minato_tests::{
     Server,
     sample::{self, Load, failed, manifest},
+    socket::{Frame, Socket},
     until,
     watch::{id, pid, until_ready},
 };
@@ -229,4 +230,20 @@ fn the_service_manager_is_told_who_serves() {
     assert!(ready);
     assert_eq!(heard(), format!("MAINPID={}\nREADY=1\n", child.id()));
     assert_eq!(ended(server.succeed(child).unwrap()), 0);
+}
+
+#[test]
+fn a_websocket_goes_on_where_it_is() {
+    let mut server = sample::server();
+    server.apply(&manifest("1", "min = 1\nmax = 1", ""));
+    let mut socket = Socket::open(server.http, HOST);
+    let before = server.upgrade(&[]);
+    for text in ["one", "two"] {
+        socket.send(text).unwrap();
+        assert_eq!(socket.read().unwrap(), Frame::Text(text.to_owned()));
+        assert_eq!(server.ask(HOST, "/").status, 200);
+    }
+    // Its end is the old server's.
+    drop(socket);
+    assert_eq!(ended(before), 0);
 }

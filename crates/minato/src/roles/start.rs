@@ -122,7 +122,7 @@ impl Ground {
     /// How the edge is set up.
     pub(super) fn edge(&self, http: Http) -> minato_edge::Config {
         let mut config = minato_edge::Config::new(http.listeners, Some(self.network.plan));
-        config.trusted_proxies = self.config.trusted_proxies.clone();
+        config.trusted_proxies.clone_from(&self.config.trusted_proxies);
         config.inherited = http.inherited;
         config
     }

@@ -155,16 +155,16 @@ impl Follower {
                 for entry in &table.services {
                     for weight in &entry.weights {
                         let key = ReleaseKey { service: entry.service.clone(), number: weight.number };
-                        self.releases.entry(key).or_insert((Load::default(), now));
+                        self.releases.entry(key).or_insert_with(|| (Load::default(), now));
                     }
                 }
             }
             Call::Admit { endpoint } => {
-                self.releases.entry(endpoint.release.clone()).or_insert((Load::default(), now));
-                self.instances.entry(endpoint.instance.clone()).or_insert((Traffic::default(), now));
+                self.releases.entry(endpoint.release.clone()).or_insert_with(|| (Load::default(), now));
+                self.instances.entry(endpoint.instance.clone()).or_insert_with(|| (Traffic::default(), now));
             }
             Call::Introduce { instance, .. } => {
-                self.instances.entry(instance.clone()).or_insert((Traffic::default(), now));
+                self.instances.entry(instance.clone()).or_insert_with(|| (Traffic::default(), now));
             }
             Call::Forget { instance } => drop(self.instances.remove(instance)),
             Call::Withdraw { .. }

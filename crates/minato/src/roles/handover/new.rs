@@ -61,6 +61,7 @@ struct Running {
 ///
 /// # Errors
 /// There is none, or it can't be taken over; then it goes on.
+#[expect(clippy::disallowed_methods, reason = "the task ends with the other server, or with this process")]
 pub(in crate::roles) async fn take_over(config: Config) -> anyhow::Result<Server> {
     let path = data::check(&config.data)?;
     start::check_kernel(&path)?;

@@ -54,6 +54,7 @@ pub(in crate::roles) struct Retiring {
 ///
 /// # Errors
 /// What was given away can't be had back.
+#[expect(clippy::disallowed_methods, reason = "the task ends with the other server, or with this process")]
 pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> anyhow::Result<Outcome> {
     let Server { ground, edge, routing, mut works, api, posted, desk, alone } = server;
     let Visitor { reader, mut writer, process } = visitor;
