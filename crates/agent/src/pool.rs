@@ -263,7 +263,7 @@ impl Starts {
             Some((last, count)) if *last == second => *count += 1,
             _ => self.seconds.push_back((second, 1)),
         }
-        while self.seconds.len() > MEMORY as usize {
+        while self.seconds.front().is_some_and(|(at, _)| at + MEMORY <= second) {
             self.seconds.pop_front();
         }
     }
