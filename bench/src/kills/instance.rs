@@ -20,17 +20,28 @@ use crate::{
     promises::Promises,
 };
 
-/// The service that is killed.
-const LOADED: &str = "s0";
 /// What is asked of both: with an answer that takes two milliseconds one is in flight most of the time.
 const PATH: &str = "/wait/2";
 /// How long an instance serves before it is killed.
 const SERVES: Duration = Duration::from_millis(1_500);
 
+/// One kill, and the load meanwhile.
 #[derive(Debug)]
 struct Kill {
     at: Instant,
     instance: String,
+    samples: Vec<Sample>,
+}
+
+impl Kill {
+    /// Milliseconds until another instance has answered.
+    fn gap(&self) -> Result<f64> {
+        let next = |sample: &&Sample| {
+            sample.ended > self.at && sample.outcome.as_ref().is_ok_and(|who| *who != self.instance)
+        };
+        let ended = self.samples.iter().filter(next).map(|sample| sample.ended).min();
+        ended.map(|ended| ms(ended - self.at)).context("nobody answered after a kill")
+    }
 }
 
 pub(super) fn run(
@@ -41,60 +52,60 @@ pub(super) fn run(
 ) -> Result<Promises> {
     let server = Server::start(patience, program, below, "")?;
     server.push(patience, below, Program::Many)?;
-    // `s0` stays up by its load, `s1` is at zero as soon as nobody asks.
-    server.apply(patience, &minato::services(Program::Many, 2, "scale = { idle = \"300ms\" }"))?;
-    let load = Load::start(&Plan {
-        address: server.http(),
-        hosts: vec![host(0)],
-        path: PATH,
-        rate: arguments.rate,
-        connections: 8,
-    });
+    // Each is killed once: twice within a minute would be a crash loop, which is another matter. The
+    // last one is only woken.
+    let services = arguments.instances + 1;
+    let manifest = minato::services(Program::Many, services, "scale = { idle = \"300ms\" }");
+    server.apply(patience, &manifest)?;
     let (mut cold, mut kills) = (Vec::new(), Vec::new());
-    for _ in 0..arguments.instances {
-        patience.rest(SERVES)?;
-        alone(patience, &server, None)?;
+    // The first wake of all warms caches and isn't counted.
+    server.ask(&host(arguments.instances), PATH)?;
+    for service in 0..arguments.instances {
+        server.at_zero(patience)?;
         server.pool_filled(patience)?;
-        cold.push(ms(server.ask(&host(1), PATH)?.took));
-        let victim = alone(patience, &server, None)?;
-        server.pool_filled(patience)?;
-        let pid = victim["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        let instance = victim["id"].as_str().context("an instance without an id")?.to_owned();
-        let at = now();
-        kill_process(pid.context("an instance without a process")?, Signal::KILL)?;
-        alone(patience, &server, Some(&instance))?;
-        kills.push(Kill { at, instance });
+        cold.push(ms(server.ask(&host(arguments.instances), PATH)?.took));
+        server.at_zero(patience)?;
+        kills.push(kill(arguments.rate, patience, &server, &host(service))?);
     }
-    patience.rest(SERVES)?;
-    let samples = load.finish()?;
-    report(&cold, &kills, &samples)
+    report(&cold, &kills)
 }
 
-/// Waits until one instance of the loaded service is ready, other than `gone`, and nothing else runs.
+fn kill(rate: u32, patience: &Patience, server: &Server, host: &str) -> Result<Kill> {
+    let plan =
+        Plan { address: server.http(), hosts: vec![host.to_owned()], path: PATH, rate, connections: 8 };
+    let load = Load::start(&plan);
+    patience.rest(SERVES)?;
+    let victim = alone(patience, server, None)?;
+    server.pool_filled(patience)?;
+    let pid = victim["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    let instance = victim["id"].as_str().context("an instance without an id")?.to_owned();
+    let at = now();
+    kill_process(pid.context("an instance without a process")?, Signal::KILL)?;
+    alone(patience, server, Some(&instance))?;
+    patience.rest(SERVES)?;
+    Ok(Kill { at, instance, samples: load.finish()? })
+}
+
+/// Waits until one instance other than `gone` is ready and no other runs.
 fn alone(patience: &Patience, server: &Server, gone: Option<&str>) -> Result<Value> {
     patience.until("one instance to serve alone", STEP, || {
         let mut instances = server.instances()?;
-        let one = instances.pop().filter(|one| one["state"] == "ready" && one["service"] == LOADED);
-        Ok(one.filter(|one| instances.is_empty() && one["id"].as_str() != gone))
+        let one = instances.pop().filter(|one| one["state"] == "ready" && one["id"].as_str() != gone);
+        Ok(one.filter(|_| instances.is_empty()))
     })
 }
 
-fn report(cold: &[f64], kills: &[Kill], samples: &[Sample]) -> Result<Promises> {
-    let gap = |kill: &Kill| {
-        let next = |sample: &&Sample| {
-            sample.ended > kill.at && sample.outcome.as_ref().is_ok_and(|who| *who != kill.instance)
-        };
-        let ended = samples.iter().filter(next).map(|sample| sample.ended).min();
-        ended.map(|ended| ms(ended - kill.at)).context("nobody answered after a kill")
-    };
-    let gaps: Result<Vec<f64>> = kills.iter().map(gap).collect();
+fn report(cold: &[f64], kills: &[Kill]) -> Result<Promises> {
+    let gaps: Result<Vec<f64>> = kills.iter().map(Kill::gap).collect();
     let gaps = gaps?;
-    let failed = load::failures(samples);
-    println!("kill -9 of the only instance under load, {} times\n", kills.len());
+    let samples: Vec<_> = kills.iter().flat_map(|kill| &kill.samples).collect();
+    let after = kills.iter().flat_map(|kill| kill.samples.iter().filter(|sample| sample.ended > kill.at));
+    let failed = load::failures(samples.iter().copied());
+    println!("kill -9 of a service's only instance under load, {} times\n", kills.len());
     let rows = [
         times("from the kill to another's first answer", &gaps),
         times("beside it: a service woken from zero, to its first byte", cold),
-        times("every request of the load", &load::times(samples)),
+        times("requests of the load that ended after the kill", &load::times(after)),
     ];
     println!("{}", table(&["ms", "samples", "p50", "p90", "p99", "max"], &rows));
     let ratios: Vec<f64> = gaps.iter().zip(cold).map(|(gap, cold)| gap / cold).collect();
