@@ -1,9 +1,5 @@
 //! What an instance may use, and what becomes of one that is stuck, unwell, changed by hand or worn.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that can't go on fails here, and says what it measured"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails here")]
 
 use std::{
     io::Write as _,
