@@ -1,5 +1,4 @@
 //! What the server, its instances and their starts use and carry, as the command line shows it.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on fails here")]
 
 use std::{
     io::{BufRead as _, BufReader},
