@@ -209,7 +209,7 @@ async fn listen_later(local: Rc<Local>, address: SocketAddrV4, offset: u16, mut 
     loop {
         tokio::select! {
             _ = &mut stop => return,
-            _ = life.wait_for(|life| *life != Life::Serving) => return,
+            _ = life.wait_for(|life| !matches!(life, Life::Preparing | Life::Serving)) => return,
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }
         if let Ok(listener) = listen::single(address.into()) {

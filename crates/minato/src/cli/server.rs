@@ -37,7 +37,7 @@ pub(super) struct Arguments {
     #[arg(long, env = "MINATO_SERVER_ANONYMOUS_PUSH")]
     anonymous_push: bool,
     /// How many sandboxes are made ahead at most; 0: none [default: 64]
-    #[arg(long, env = "MINATO_SERVER_POOL", hide = true)]
+    #[arg(long, env = "MINATO_SERVER_POOL")]
     pool: Option<u32>,
     /// Take away all that this data directory left in the kernel, and end
     #[arg(long)]

@@ -8,8 +8,8 @@ use minato_model::{
     routing::Wake,
 };
 
-/// Passes wakes on once there is somebody to pass them to. Before, no route is published, so that no
-/// request can need one.
+/// Passes wakes on once there is somebody to pass them to. Before, no route is published here, so that no
+/// request can need one; what an edge before this one asks for meanwhile is in the load that it tells.
 #[derive(Clone, Default)]
 pub(super) struct Late(Arc<RwLock<Option<Arc<dyn Wake>>>>);
 
