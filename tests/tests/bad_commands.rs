@@ -91,7 +91,6 @@ fn what_isnt_there_yet_is_refused_by_name() {
         &["node", "list"],
         &["release", "promote", "shop/web"],
         &["apply", "--supersede", "good.toml"],
-        &["server", "--upgrade"],
         &["server", "--join", "10.0.0.1:7070"],
         &["server", "--https", "127.0.0.1:8443"],
     ] {

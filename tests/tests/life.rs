@@ -260,7 +260,7 @@ fn a_server_that_can_not_be_says_why() {
     refused(data.path(), &["--api", &api, "--http", "127.0.0.1:0"], 1, &[&api, "--api"]);
     refused(data.path(), &["--api", "127.0.0.1:0", "--http", &http], 1, &[&http, "--http"]);
     refused(data.path(), &["--api", "0.0.0.0:7070"], 2, &["api", "TLS"]);
-    refused(data.path(), &["--upgrade"], 2, &["--upgrade", "not supported yet"]);
+    refused(data.path(), &["--upgrade"], 1, &["no server runs on", "without --upgrade"]);
     refused(data.path(), &["--https", "127.0.0.1:0"], 2, &["--https", "not supported yet"]);
 
     let config = data.path().join("server.toml");

@@ -52,7 +52,9 @@ fn a_roll_out_goes_on_where_the_server_was_killed() {
 
 #[test]
 fn a_crash_of_server_and_keeper_leaves_nothing_that_hurts() {
-    let mut server = sample::server();
+    // Without sandboxes that are made ahead, so that each link is an instance's.
+    let mut server = Server::start_with(&["--anonymous-push", "--pool", "0"]);
+    sample::push(&server);
     server.apply(&manifest("1", "min = 2", ""));
     until("two instances", || match ready(&server).len() {
         2 => Ok(()),
@@ -62,7 +64,7 @@ fn a_crash_of_server_and_keeper_leaves_nothing_that_hurts() {
     // The server first: it would start another keeper.
     server.kill();
     kill_process(killed, Signal::KILL).unwrap();
-    server.spawn(&[]);
+    server.spawn(&["--pool", "0"]);
     assert_eq!(server.ask("app.localhost", "/").status, 200);
     until("two others", || {
         let now = ready(&server);
