@@ -11,11 +11,9 @@ use clap::Args;
 
 use crate::{
     figures::{count, kinds, ms, number, table, times},
-    image::{self, Program},
-    machine,
+    image::Program,
     minato::{self, Server, host},
     patience::{Patience, now},
-    processes::expect_root,
     promises::Promises,
 };
 
@@ -57,12 +55,7 @@ struct Calls {
 }
 
 pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises> {
-    expect_root()?;
-    let program = minato::program()?;
-    let folder = image::workshop()?;
-    println!("{}\n", machine::line());
-    let server = Server::start(patience, &program, folder.path(), "")?;
-    server.push(patience, folder.path(), Program::Ok)?;
+    let (_folder, server) = minato::served(patience, Program::Ok)?;
     let manifest = minato::services(Program::Ok, arguments.services, "scale = { idle = \"100ms\" }");
     server.apply(patience, &manifest)?;
     let turns = AtomicUsize::new(0);

@@ -17,8 +17,9 @@ use serde_json::Value;
 use crate::{
     image::{self, Program},
     kernel::{Counts, megabytes, resident},
+    machine,
     patience::{Patience, STEP, now},
-    processes::{read, run, run_at_the_end, start, stop},
+    processes::{expect_root, read, run, run_at_the_end, start, stop},
     wire::{self, Connection, get},
 };
 
@@ -42,6 +43,17 @@ pub(crate) struct First {
     pub(crate) took: Duration,
     /// The phases that it names, in milliseconds; none where nothing had to start.
     pub(crate) phases: Vec<(String, f64)>,
+}
+
+/// A server of its own with the image of a program, in a folder that outlives it.
+pub(crate) fn served(patience: &Patience, image: Program) -> Result<(tempfile::TempDir, Server)> {
+    expect_root()?;
+    let program = program()?;
+    let folder = image::workshop()?;
+    println!("{}\n", machine::line());
+    let server = Server::start(patience, &program, folder.path(), "")?;
+    server.push(patience, folder.path(), image)?;
+    Ok((folder, server))
 }
 
 /// The program that is measured: `$MINATO_BIN`, else the release build of these sources, brought up to

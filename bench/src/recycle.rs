@@ -8,12 +8,10 @@ use clap::Args;
 
 use crate::{
     figures::{count, kinds, median, number, quantile, table, times},
-    image::{self, Program},
+    image::Program,
     load::{self, Load, Plan, Sample},
-    machine,
-    minato::{self, Server, host},
+    minato::{self, host},
     patience::{Patience, now},
-    processes::expect_root,
     promises::Promises,
 };
 
@@ -74,12 +72,7 @@ impl Phase {
 }
 
 pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises> {
-    expect_root()?;
-    let program = minato::program()?;
-    let folder = image::workshop()?;
-    println!("{}\n", machine::line());
-    let server = Server::start(patience, &program, folder.path(), "")?;
-    server.push(patience, folder.path(), Program::Many)?;
+    let (_folder, server) = minato::served(patience, Program::Many)?;
     let off = arguments.manifest("requests = 0, age = \"24h\"");
     let on = arguments.manifest(&format!("requests = {}, age = \"24h\"", arguments.requests));
     server.apply(patience, &off)?;
