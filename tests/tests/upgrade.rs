@@ -130,6 +130,10 @@ fn a_server_that_fails_to_take_over_leaves_everything_to_the_one_before() {
         // It is the one that serves, with all that it had.
         assert_eq!(identities(&server, 2), before, "{point}");
         server.apply(&manifest("2", "min = 1", ""));
+        until("the lock to say so", || {
+            let signed = std::fs::read_to_string(server.data().join("lock")).unwrap();
+            if signed.trim() == server.pid().to_string() { Ok(()) } else { Err(signed) }
+        });
         // And it can be taken over by one that doesn't fail.
         let old = server.upgrade(&[]);
         assert!(server.ask(HOST, "/").text().starts_with("2 2 "), "{point}");

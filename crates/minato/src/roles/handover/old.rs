@@ -56,7 +56,7 @@ pub(in crate::roles) struct Retiring {
 /// What was given away can't be had back.
 #[expect(clippy::disallowed_methods, reason = "the task ends with the other server, or with this process")]
 pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> anyhow::Result<Outcome> {
-    let Server { ground, edge, routing, mut works, api, posted, desk, alone } = server;
+    let Server { mut ground, edge, routing, mut works, api, posted, desk, alone } = server;
     let Visitor { reader, mut writer, process } = visitor;
     crash::point("handover.old.begun");
     works.pause().await?;
@@ -106,6 +106,10 @@ pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> any
         api.try_clone()?,
     );
     let works = works.await?;
+    // The other may have said that it is the one that has them.
+    ground.data.sign()?;
+    posted.leave();
+    let posted = ground.post()?;
     tracing::warn!(pid = process.pid, "the new server did not come to serve: this one goes on");
     let reason = "the new server did not come to serve, and this one goes on";
     works.record("upgrade_failed", reason, serde_json::json!({ "pid": process.pid }));
