@@ -16,3 +16,5 @@ mod keeper;
 mod late;
 #[path = "containers/refusals.rs"]
 mod refusals;
+#[path = "containers/takeover.rs"]
+mod takeover;

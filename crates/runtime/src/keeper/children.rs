@@ -51,12 +51,19 @@ pub(super) struct Child {
 pub(super) enum State {
     /// Not parked yet; what the server will get, and why it won't.
     Making {
-        call: u64,
+        call: Call,
         handles: Option<Handles>,
         failure: Option<Failure>,
     },
     Parked,
     Running,
+}
+
+/// Who asked for a sandbox, and under which number it is answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    pub asker: u64,
+    pub number: u64,
 }
 
 /// What the server is given of a parked sandbox.
@@ -81,7 +88,7 @@ impl Child {
     /// Makes a sandbox up to where its init does the rest by itself and says [`Told::Parked`].
     pub(super) fn make(
         ground: &mut Ground,
-        call: u64,
+        call: Call,
         spec: SandboxSpec,
         without: &Without,
     ) -> Result<Self, Failure> {
@@ -117,7 +124,7 @@ impl Child {
 
     fn fork(
         ground: &mut Ground,
-        call: u64,
+        call: Call,
         spec: SandboxSpec,
         door: Door,
         without: &Without,

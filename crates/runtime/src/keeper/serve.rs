@@ -1,7 +1,7 @@
 //! The keeper's loop: one thread, never blocked by anyone it serves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::{
-    children::{Child, Ground, State},
+    children::{Call, Child, Ground, State},
     ends::Ends,
     output::{STREAMS, Stream, Taken as Read},
     protocol::{BINDS, FIRST, Failure, Reply, Request},
@@ -34,6 +34,8 @@ use crate::{
 /// From so many instances on that log more than they may, all of them rest longer: what the keeper
 /// does for logs has a bound of its own.
 const RESTING_FREE: u64 = 8;
+/// Connections that haven't said hello: of more the oldest go.
+const STRANGERS_MAX: usize = 4;
 
 /// What is waited for. Packed into the 64 bits that epoll gives back; numbers are never used again,
 /// so that a late event of something gone finds nothing.
@@ -80,6 +82,8 @@ pub(super) struct Keeper {
     listener: OwnedFd,
     socket_path: PathBuf,
     server: Option<(u64, Server)>,
+    /// Who has connected and not said hello yet, the oldest first.
+    strangers: VecDeque<(u64, Server)>,
     children: BTreeMap<u64, Child>,
     numbers: BTreeMap<InstanceId, u64>,
     next: u64,
@@ -111,6 +115,7 @@ impl Keeper {
             listener,
             socket_path: socket.to_owned(),
             server: None,
+            strangers: VecDeque::new(),
             children: BTreeMap::new(),
             numbers: BTreeMap::new(),
             next: 1,
@@ -161,7 +166,13 @@ impl Keeper {
     fn handle(&mut self, token: Token, flags: epoll::EventFlags) {
         match token {
             Token::Listener => self.accept(),
-            Token::Server(number) => drop(self.serve(number)),
+            Token::Server(number) => {
+                if self.is_server(number) {
+                    self.serve(number);
+                } else {
+                    self.meet(number);
+                }
+            }
             Token::Exit(number) => self.exited(number),
             Token::Line(number) => self.hear(number, flags),
             Token::Stdout(number) => self.read(number, Stream::Stdout),
@@ -169,15 +180,45 @@ impl Keeper {
         }
     }
 
-    /// The newest server is the right one: it has the data directory's lock.
+    /// Whoever connects is a stranger until it says hello.
     fn accept(&mut self) {
         let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC) else { return };
         if socket_peercred(&socket).is_ok_and(|peer| peer.uid == rustix::process::geteuid()) {
             let number = self.number();
             if self.watch(&socket, Token::Server(number), epoll::EventFlags::IN).is_ok() {
-                self.server = Some((number, Server::new(socket)));
+                self.strangers.push_back((number, Server::new(socket)));
+            }
+            if self.strangers.len() > STRANGERS_MAX {
+                self.strangers.pop_front();
             }
         }
+    }
+
+    /// Who says hello is the server from now on: it has the data directory's lock. What the one before
+    /// had still asked for is obeyed first.
+    fn meet(&mut self, number: u64) {
+        let Some(index) = self.strangers.iter().position(|(of, _)| *of == number) else { return };
+        let Some((_, stranger)) = self.strangers.remove(index) else { return };
+        let version = match stranger.receive() {
+            Ok(Some((Request::Hello { version }, _))) if version >= FIRST => version,
+            Ok(None) => {
+                self.strangers.insert(index, (number, stranger));
+                return;
+            }
+            // It left, or is none of ours.
+            Ok(Some(_)) | Err(_) => return,
+        };
+        if let Some((_, before)) = &mut self.server {
+            before.part();
+            self.serve_all();
+        }
+        self.server = Some((number, stranger));
+        self.greet(version);
+        self.rearm();
+    }
+
+    fn is_server(&self, number: u64) -> bool {
+        self.server.as_ref().is_some_and(|(of, _)| *of == number)
     }
 
     fn number(&mut self) -> u64 {
@@ -195,7 +236,8 @@ impl Keeper {
         if *current != number {
             return false;
         }
-        let received = server.flush().and_then(|()| server.receive());
+        server.flush();
+        let received = server.receive();
         let some = matches!(received, Ok(Some(_)));
         match received {
             Ok(Some((request, blob))) => self.obey(request, blob),
@@ -228,9 +270,8 @@ impl Keeper {
     fn tell(&mut self, reply: &Reply, blob: &[u8], fds: Vec<OwnedFd>) {
         if let Some((_, server)) = &mut self.server
             && server.version.is_some()
-            && server.send(reply, blob, fds).is_err()
         {
-            self.server = None;
+            server.send(reply, blob, fds);
         }
         self.rearm();
     }
@@ -287,6 +328,8 @@ impl Keeper {
     }
 
     fn make(&mut self, call: u64, spec: SandboxSpec, without: Without) {
+        let asker = self.server.as_ref().map_or(0, |(number, _)| *number);
+        let call = Call { asker, number: call };
         let instance = spec.instance.clone();
         let made = if self.ending || self.numbers.contains_key(&instance) {
             Err(Failure { step: "take the instance's id".into(), errno: libc::EEXIST })
@@ -311,7 +354,7 @@ impl Keeper {
                     child.kill();
                 }
             }
-            Err(failure) => self.tell(&Reply::NotMade { call, failure }, &[], Vec::new()),
+            Err(failure) => self.tell(&Reply::NotMade { call: call.number, failure }, &[], Vec::new()),
         }
     }
 
@@ -349,7 +392,10 @@ impl Keeper {
                     crash::point("keeper.make.parked");
                     let pid = child.pid.unsigned_abs();
                     let fds = vec![handles.control, handles.user_namespace, handles.network_namespace];
-                    self.tell(&Reply::Made { call, pid }, &[], fds);
+                    // Without its handles it ends; another server than the one that asked has no use for it.
+                    if self.is_server(call.asker) {
+                        self.tell(&Reply::Made { call: call.number, pid }, &[], fds);
+                    }
                 }
             }
             Some(Told::Failed(_) | Told::Ended(_)) => {}
@@ -429,8 +475,11 @@ impl Keeper {
             self.leaving.push(group);
         }
         match failed {
-            Some((call, failure)) => self.tell(&Reply::NotMade { call, failure }, &[], Vec::new()),
-            None => self.tell(&Reply::Ended(ended), &[], Vec::new()),
+            Some((call, failure)) if self.is_server(call.asker) => {
+                self.tell(&Reply::NotMade { call: call.number, failure }, &[], Vec::new());
+            }
+            // Who didn't ask was told that it is held, or nobody is there.
+            Some(_) | None => self.tell(&Reply::Ended(ended), &[], Vec::new()),
         }
         crash::point("keeper.ended");
     }
