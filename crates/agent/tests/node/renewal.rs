@@ -61,19 +61,27 @@ fn who_has_served_its_number_is_renewed_without_a_gap() {
     });
 }
 
+/// An instance with a stream, whose release gets none any more.
+async fn retired_with_a_stream(ground: &Ground, drain_streams: Duration) -> InstanceId {
+    let mut slice = ground.slice(1, 1, &[]);
+    slice.releases[0].min = 1;
+    slice.drain_streams = drain_streams;
+    ground.apply(&slice).await;
+    let old = ground.admitted(1).await.remove(0).instance;
+    // Or a report from before would say that none runs any more.
+    ground.standing(1, |standing| standing.running == 1).await;
+    set(ground, &old, Traffic { in_flight: 1, streams: 1, ..Traffic::default() });
+    slice.generation = Generation(2);
+    (slice.releases[0].min, slice.releases[0].max) = (0, 0);
+    ground.apply(&slice).await;
+    old
+}
+
 #[test]
 fn streams_outlast_the_drain_and_hold_nothing_up() {
     run(async |ground| {
         let agent = ground.agent().await;
-        let mut slice = ground.slice(1, 1, &[]);
-        slice.releases[0].min = 1;
-        slice.drain_streams = Duration::from_secs(3_600);
-        ground.apply(&slice).await;
-        let old = ground.admitted(1).await.remove(0).instance;
-        set(&ground, &old, Traffic { in_flight: 1, streams: 1, ..Traffic::default() });
-        slice.generation = Generation(2);
-        (slice.releases[0].min, slice.releases[0].max) = (0, 0);
-        ground.apply(&slice).await;
+        let old = retired_with_a_stream(&ground, Duration::from_secs(3_600)).await;
         // It counts as running no more, but it is there, and nothing is said to it.
         ground.standing(1, |standing| standing.running == 0).await;
         assert_eq!(instance(&agent, InstanceState::Draining).await.unwrap().id, old);
@@ -90,15 +98,7 @@ fn streams_outlast_the_drain_and_hold_nothing_up() {
 fn streams_are_ended_when_their_time_is_over() {
     run(async |ground| {
         let agent = ground.agent().await;
-        let mut slice = ground.slice(1, 1, &[]);
-        slice.releases[0].min = 1;
-        slice.drain_streams = Duration::from_millis(300);
-        ground.apply(&slice).await;
-        let old = ground.admitted(1).await.remove(0).instance;
-        set(&ground, &old, Traffic { in_flight: 1, streams: 1, ..Traffic::default() });
-        slice.generation = Generation(2);
-        (slice.releases[0].min, slice.releases[0].max) = (0, 0);
-        ground.apply(&slice).await;
+        let old = retired_with_a_stream(&ground, Duration::from_millis(300)).await;
         ground.forgotten().await;
         assert!(ground.edge.seen().told.contains(&format!("end_streams {old}")));
         agent.stop(true).await;
