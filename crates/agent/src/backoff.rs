@@ -1,7 +1,8 @@
 //! How long a release that fails again and again waits for its next try.
 //!
-//! A start that fails waits at once; an instance that ends after it served is replaced at once the
-//! first time. What runs well for a minute clears the record.
+//! A start that fails waits at once; an instance that ends after it served is replaced at once, whoever
+//! was behind that: the first two times if it had hardly begun, and always if it had served a while. What
+//! runs well for a minute clears the record.
 
 use std::time::Duration;
 
@@ -14,6 +15,11 @@ const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(60);
 /// Who runs this long is well: what failed before doesn't count any more.
 pub(crate) const WELL: Duration = Duration::from_secs(60);
+
+/// Who served this long didn't fail because it started: another is of use at once.
+const SERVED: Duration = Duration::from_secs(10);
+/// Ends in a row of who served for less that are no crash loop yet.
+const FREE: u32 = 2;
 
 /// How a release has failed lately.
 #[derive(Debug, Default)]
@@ -49,8 +55,11 @@ impl Backoff {
                 Failed::Ready(well) if well >= WELL => 1,
                 Failed::Ready(_) | Failed::Start => self.in_a_row.saturating_add(1),
             };
-            let free = u32::from(matches!(how, Failed::Ready(_)));
-            let delay = delay(self.in_a_row.saturating_sub(free));
+            let delay = match how {
+                Failed::Ready(served) if served >= SERVED => Duration::ZERO,
+                Failed::Ready(_) => delay(self.in_a_row.saturating_sub(FREE)),
+                Failed::Start => delay(self.in_a_row),
+            };
             self.until = (!delay.is_zero()).then(|| now + delay);
         }
         let wait = self.waits(now);
@@ -141,12 +150,25 @@ mod tests {
         assert_eq!(millis(&mut backoff, well).await, 0);
         backoff.ready();
         assert!(backoff.failing().is_none());
+        assert_eq!(millis(&mut backoff, well).await, 0);
+        backoff.ready();
         assert_eq!(millis(&mut backoff, well).await, 500);
         backoff.ready();
         assert_eq!(millis(&mut backoff, well).await, 1_000);
         backoff.well();
         assert_eq!(millis(&mut backoff, well).await, 0);
         assert_eq!(millis(&mut backoff, Failed::Ready(WELL)).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_served_a_while_is_replaced_at_once_and_still_counted() {
+        let mut backoff = Backoff::default();
+        for in_a_row in 1..6 {
+            assert_eq!(millis(&mut backoff, Failed::Ready(SERVED)).await, 0);
+            assert_eq!(backoff.failing().unwrap().in_a_row, in_a_row);
+            backoff.ready();
+        }
+        assert_eq!(millis(&mut backoff, Failed::Ready(Duration::from_secs(1))).await, 4_000);
     }
 
     #[tokio::test(start_paused = true)]
