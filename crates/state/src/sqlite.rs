@@ -79,10 +79,10 @@ impl Default for Config {
             compact_every: Duration::from_mins(1),
             // 16 MiB: the writer itself seldom gets there, it moves the log when it is idle.
             checkpoint_pages: 4000,
-            // Who watches is milliseconds behind, and who is not reads the stored history: seconds of a
-            // busy node are enough.
+            // Who watches is milliseconds behind, and who is not reads the stored history: a second of a
+            // busy node is enough.
             ring_revisions: 4096,
-            ring_bytes: 1024 * 1024,
+            ring_bytes: 256 * 1024,
         }
     }
 }

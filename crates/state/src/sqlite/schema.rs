@@ -35,6 +35,10 @@ pub(super) const FIRST_REVISION: Revision = 1;
 /// A change's id is its revision and, in the lowest bits, its place within it.
 const PLACE_BITS: u32 = 8;
 
+/// How many KiB of pages the writer keeps, as SQLite has it: what it needs often is little, and the
+/// system keeps the files anyhow.
+const CACHE: i32 = -512;
+
 const TABLES: &str = "
     CREATE TABLE meta (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -305,6 +309,7 @@ fn prepare(connection: &Connection, config: &Config) -> rusqlite::Result<()> {
     connection.pragma_update(None, "wal_autocheckpoint", config.checkpoint_pages)?;
     // A long read lets the log grow; this cuts it back afterwards.
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    connection.pragma_update(None, "cache_size", CACHE)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
