@@ -31,6 +31,9 @@ use crate::{
     vitals::Vitals,
 };
 
+/// Starts in a row that may come to nothing without a fault of the release.
+const UNLUCKY_MAX: u32 = 8;
+
 /// What an instance's task begins with.
 #[derive(Debug)]
 pub(crate) struct Birth {
@@ -56,6 +59,8 @@ pub(crate) enum Stop {
     Drain(DrainCause),
     /// It failed.
     Fault(Fault),
+    /// It came to nothing for what its release has no part in: another is started at once.
+    Unlucky(Fault),
     /// Its program ended by itself.
     Ended(Ended),
 }
@@ -79,7 +84,8 @@ impl Birth {
         let state = table.releases.get(key)?;
         let Preparation::Prepared(prepared) = &state.preparation else { return None };
         let (prepared, release) = (Arc::clone(prepared), Arc::clone(&state.release));
-        let parked = node.pool.take();
+        // After bad luck with one it makes its own.
+        let parked = if state.unlucky == 0 { node.pool.take() } else { None };
         let (id, Numbers { offset, range }) = match &parked {
             Some(parked) => (parked.sandbox.instance().clone(), parked.numbers),
             None => (draw_id()?, Numbers::lend(table)?),
@@ -165,6 +171,14 @@ async fn whole(node: Arc<Node>, birth: Birth) {
             let end = drain::kill(&node, &id, &mut orders).await;
             finish(&node, &id, &key, Some(fault), end).await;
         }
+        Stop::Unlucky(fault) => {
+            node.routing.withdraw(&id).await;
+            if !spare(&node, &id, &key, &fault) {
+                note_failure(&node, &id, &key, &fault, how);
+            }
+            let end = drain::kill(&node, &id, &mut orders).await;
+            finish(&node, &id, &key, Some(fault), end).await;
+        }
         Stop::Ended(end) => {
             node.routing.withdraw(&id).await;
             let orphaned = orders.borrow().orphaned;
@@ -177,6 +191,25 @@ async fn whole(node: Arc<Node>, birth: Birth) {
             finish(&node, &id, &key, Some(fault), Some(end)).await;
         }
     }
+}
+
+/// The instance counts no more, another is started, and the release isn't blamed; `false`: that was
+/// tried often enough.
+fn spare(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, fault: &Fault) -> bool {
+    let mut table = node.table();
+    let Some(state) = table.releases.get_mut(key).filter(|state| state.unlucky < UNLUCKY_MAX) else {
+        return false;
+    };
+    state.unlucky += 1;
+    if let Some(record) = table.instances.get_mut(id) {
+        record.phase = Phase::Draining;
+        record.reason.clone_from(&fault.reason);
+    }
+    drop(table);
+    node.signals.changed(&key.service);
+    let data = json!({ "code": fault.code, "in_a_row": 0, "wait_ms": 0 });
+    node.record("instance_failed", key, id, &fault.reason, data);
+    true
 }
 
 /// From here on the instance counts no more, and its replacement may start.
@@ -192,6 +225,7 @@ fn note_failure(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, fault: &Fau
     let Some(state) = table.releases.get_mut(key) else { return };
     // What never served replaces nothing: the next start is asked for anew.
     state.replacing |= matches!(how, Failed::Ready(_));
+    state.unlucky = 0;
     let wait = state.backoff.failed(failure, how, begun, Instant::now());
     let in_a_row = state.backoff.failing().map_or(0, |failing| failing.in_a_row);
     drop(table);

@@ -113,6 +113,10 @@ pub(crate) async fn start(
     drop(busy);
     let launched = match launched {
         Ok(Ok(launched)) => launched,
+        Ok(Err(NotLaunched::Make(error @ MakeError::Busy { .. }))) => {
+            // Who had the address before isn't quite gone: another one is as good.
+            return Err(unmade(node, id, Stop::Unlucky(Fault::new(Code::NodeFault, whole(&error)))));
+        }
         Ok(Err(NotLaunched::Make(error))) => {
             return Err(unmade(node, id, Stop::Fault(Fault::new(Code::NodeFault, whole(&error)))));
         }
@@ -121,7 +125,12 @@ pub(crate) async fn start(
                 // Whatever became of the tree: the next start has one that was looked at anew.
                 slice::prepare_again(node, key);
             }
-            return Err(start_fault(error, orders).await);
+            let gone = matches!(error, StartError::Gone);
+            return Err(match start_fault(error, orders).await {
+                // It died while it waited for somebody, whoever that would have been.
+                Stop::Fault(fault) if pooled && gone && fault.code == Code::NodeFault => Stop::Unlucky(fault),
+                stop @ (Stop::Drain(_) | Stop::Fault(_) | Stop::Unlucky(_) | Stop::Ended(_)) => stop,
+            });
         }
         Err(panicked) => return Err(Stop::Fault(Fault::new(Code::NodeFault, panicked.to_string()))),
     };
@@ -221,7 +230,7 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
     }
     if let Some(state) = table.releases.get_mut(key) {
         state.backoff.ready();
-        (state.replacing, state.refused) = (false, None);
+        (state.replacing, state.refused, state.unlucky) = (false, None, 0);
     }
     drop(table);
     node.signals.changed(&key.service);
@@ -458,7 +467,7 @@ async fn start_fault(error: StartError, orders: &mut watch::Receiver<Orders>) ->
         StartError::Root { .. } | StartError::Invalid(_) | StartError::Step { .. } => Code::NodeFault,
         StartError::Gone => match vanished(orders).await {
             Stop::Ended(end) if end.oom => return Stop::Fault(fault_of(&end)),
-            Stop::Ended(_) | Stop::Drain(_) | Stop::Fault(_) => Code::NodeFault,
+            Stop::Ended(_) | Stop::Drain(_) | Stop::Fault(_) | Stop::Unlucky(_) => Code::NodeFault,
         },
     };
     Stop::Fault(Fault::new(code, whole(&error)))

@@ -65,6 +65,8 @@ pub(crate) struct ReleaseState {
     pub(crate) backoff: Backoff,
     /// An instance ended by itself, and no other has become ready since.
     pub(crate) replacing: bool,
+    /// Starts that came to nothing without its fault, since one has succeeded or failed.
+    pub(crate) unlucky: u32,
     /// What the edge was told to answer 503 for.
     pub(crate) refused: Option<(Code, Option<InstanceId>)>,
     /// When it is to be looked at before the next tick.
@@ -151,6 +153,7 @@ impl ReleaseState {
             preparation: Preparation::Preparing,
             backoff: Backoff::default(),
             replacing: false,
+            unlucky: 0,
             refused: None,
             look: None,
         }
