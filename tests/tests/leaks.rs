@@ -16,9 +16,15 @@ use minato_tests::{
 
 const SERVICES: usize = 64;
 const CLIENTS: usize = 8;
-/// `MINATO_TEST_STARTS` asks for more; of more than these the memory is looked at as well.
-const STARTS: usize = 2_000;
+/// `MINATO_TEST_STARTS` asks for more.
+const STARTS: usize = 5_000;
+/// From then on the memory is compared.
 const WARM: usize = 1_000;
+/// The promise is 2 MB. What is done once a minute for the first time takes as much as that again, and
+/// how many minutes this takes is the machine's.
+const SERVER_GROWTH_MAX: u64 = 4 << 20;
+/// It holds what it held: not 200 bytes of a start may stay.
+const KEEPER_GROWTH_MAX: u64 = 512 << 10;
 const STEP: usize = 250;
 
 /// Asks the services in turn until so many more starts were made for it.
@@ -61,7 +67,10 @@ fn rest(server: &Server) {
 #[test]
 fn thousands_of_starts_and_stops_leave_nothing() {
     let total = std::env::var("MINATO_TEST_STARTS").map_or(STARTS, |number| number.parse().unwrap());
-    let mut server = sample::server();
+    // So few sandboxes are made ahead at any time: else there are as many as there were starts in the
+    // busiest second.
+    let mut server = Server::start_with(&["--anonymous-push", "--pool", "4"]);
+    sample::push(&server);
     server.apply(&fleet::manifest(SERVICES, "", "idle = \"100ms\""));
     let keeper = keeper(&server).as_raw_nonzero().get().unsigned_abs();
     // What grows to a bound, such as pools and what is remembered, does so first.
@@ -86,11 +95,8 @@ fn thousands_of_starts_and_stops_leave_nothing() {
     });
     // Nobody else's load is waited for: links go with their namespaces, in the kernel's own time.
     assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
-    // The keeper holds what it held. Of the server this sees only what would be a leak of whole lives:
-    // the 2 MB that are promised are not reached yet.
-    assert!(after.1.saturating_sub(warm.1) <= 2 << 20, "the keeper: {warm:?}, {after:?}");
-    let grown = after.0.saturating_sub(warm.0);
-    assert!(grown <= (6 << 20) + 4_096 * (total - WARM) as u64, "the server: {warm:?}, {after:?}");
+    assert!(after.0.saturating_sub(warm.0) <= SERVER_GROWTH_MAX, "the server: {warm:?}, {after:?}");
+    assert!(after.1.saturating_sub(warm.1) <= KEEPER_GROWTH_MAX, "the keeper: {warm:?}, {after:?}");
     assert!(server.stop().success());
     assert_eq!(kernel::objects(server.data()), Vec::<String>::new());
 }
