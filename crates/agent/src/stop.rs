@@ -41,11 +41,18 @@ pub(crate) async fn stop(node: &Arc<Node>, network: NodeId8, drain: bool) {
     end(node).await;
     // Taken by the first of several calls.
     let keeper = node.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let data = node.data.clone();
     let cleaned = tokio::task::spawn_blocking(move || {
-        if let Some(keeper) = keeper
-            && let Err(error) = keeper.client.shutdown()
-        {
-            tracing::warn!(error = %whole(&error), "keeper not ended");
+        let ended = keeper.is_some_and(|keeper| match keeper.client.shutdown() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(error = %whole(&error), "keeper not ended");
+                false
+            }
+        });
+        // One that died left its control groups, and nobody comes after it to sweep them.
+        if !ended && let Err(error) = minato_runtime::keeper::clean(&network.to_string(), &data) {
+            tracing::warn!(%error, "control groups not taken away");
         }
         if let Err(error) = minato_network::clean(network) {
             tracing::warn!(error = %whole(&error), "network not taken away");
