@@ -1,7 +1,7 @@
 //! What keeps an instance in, part by part, so that a test can leave a part out and show that it is this
 //! one that stops an attempt to get out.
 //!
-//! Only a build with debug assertions can leave anything out. In a release [`Without`] has no content:
+//! Only a build with debug assertions can leave anything out. In a release `Without` has no content:
 //! the compiler takes every question about it away, and a keeper that is told of one doesn't read it.
 
 use serde::{Deserialize, Serialize};
