@@ -228,7 +228,8 @@ impl Unwell {
     }
 }
 
-fn configured(node: &Node, key: &ReleaseKey) -> Option<Health> {
+/// How its health is asked for, if it is.
+pub(crate) fn configured(node: &Node, key: &ReleaseKey) -> Option<Health> {
     node.table().slices.get(&key.service).and_then(|slice| slice.health.clone())
 }
 

@@ -1,7 +1,7 @@
 //! The one way in which an instance is started, whoever asked for it: a sandbox, one message to its
 //! parked init, and looking until it listens and is well.
 
-use std::{fs::File, net::Ipv4Addr, os::fd::AsFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs::File, net::Ipv4Addr, num::NonZeroU64, os::fd::AsFd, path::PathBuf, sync::Arc, time::Duration};
 
 use minato_model::{
     code::Code,
@@ -14,7 +14,7 @@ use minato_network::{Listening, NodeNetwork, Probe};
 use minato_runtime::{
     crash,
     keeper::{Client, MakeError},
-    sandbox::StartError,
+    sandbox::{Ordered, Sandbox, StartError},
     spec::{Binding, Ended, Limits, SandboxSpec, Start, Status},
 };
 use serde_json::json;
@@ -40,11 +40,11 @@ use crate::{
 const READY_MAX: Duration = Duration::from_secs(60);
 /// Who has listened on loopback only for so long means it.
 const LOOPBACK_MAX: Duration = Duration::from_secs(2);
-/// The first looks, from the thread that started it: a timer of the runtime is no finer than a
-/// millisecond, and many programs listen before that.
+/// The first looks, from a thread of their own: a timer of the runtime is no finer than a millisecond,
+/// and many programs listen before that.
 const FIRST: Duration = Duration::from_millis(10);
-/// The pause between the first two of these; each is half as long again as the one before.
-const FIRST_PAUSE: Duration = Duration::from_micros(100);
+/// The pause between the first two of these; each is a quarter longer than the one before.
+const FIRST_PAUSE: Duration = Duration::from_micros(60);
 /// Then it is looked every millisecond, this long.
 const EAGER: Duration = Duration::from_millis(100);
 /// Then with pauses of at most this.
@@ -70,6 +70,17 @@ struct Launched {
     probe: Option<Probe>,
     /// It was seen to listen already.
     listens: bool,
+    /// Requests go to it already.
+    admitted: bool,
+}
+
+/// A start whose init has its order.
+struct Ordering {
+    ordered: Ordered,
+    /// Of the start, until the sandbox was there.
+    taken: Duration,
+    port: u16,
+    probe: Option<Probe>,
 }
 
 /// Starts an instance that the table has, until requests go to it.
@@ -91,24 +102,40 @@ pub(crate) async fn start(
         slot = node.slots.enter(key) => slot,
         stop = unwanted(orders) => return Err(undone(stop)),
     };
+    let slot_ms = milliseconds(waiting.elapsed());
     crash::point("start.begun");
     node.routing.introduce(id, &key.service, address);
     let busy = node.pool.busy();
-    let launching = tokio::task::spawn_blocking(move || {
-        let mut launched = launch(plan, parked)?;
-        // What the program does now takes as long as it takes: others may start.
-        drop(slot);
-        launched.look();
-        Ok(launched)
-    });
+    let launching = match parked {
+        // Giving the order takes less than waking a thread that does.
+        Some(Parked { sandbox, probe, .. }) => {
+            order(plan, sandbox, Some(probe)).map(|ordering| Launching::Ordered(Box::new(ordering)))
+        }
+        None => Ok(Launching::Planned(Box::new(plan))),
+    };
     // Said while the init does its part.
     let asked_by = node.table().instances.get_mut(id).map(|record| {
-        record.slot_ms = Some(milliseconds(waiting.elapsed()));
+        record.slot_ms = Some(slot_ms);
         record.pooled = Some(pooled);
         record.asked_by.clone()
     });
     let how = if pooled { "a sandbox that was made ahead is taken" } else { "its sandbox is made" };
     node.record("instance_starting", key, id, how, json!({ "asked_by": asked_by }));
+    let (of, instance, release) = (Arc::clone(node), id.clone(), key.clone());
+    let launching = tokio::task::spawn_blocking(move || {
+        let mut launched = launching?.launched()?;
+        // What the program does now takes as long as it takes: others may start.
+        drop(slot);
+        launched.look();
+        launched.note(&of, &instance);
+        if launched.listens && health::configured(&of, &release).is_none() {
+            // From here: every change of threads is time in which nobody is answered.
+            launched.phases.listening = Some(milliseconds(begun.elapsed()));
+            admit(&of, &instance, &release, launched.phases, true);
+            launched.admitted = true;
+        }
+        Ok(launched)
+    });
     let launched = launching.await;
     drop(busy);
     let launched = match launched {
@@ -134,10 +161,8 @@ pub(crate) async fn start(
         }
         Err(panicked) => return Err(Stop::Fault(Fault::new(Code::NodeFault, panicked.to_string()))),
     };
-    if let Some(record) = node.table().instances.get_mut(id) {
-        record.pid = Some(launched.pid);
-        record.phases = launched.phases;
-        "waiting until it listens".clone_into(&mut record.reason);
+    if launched.admitted {
+        return Ok(());
     }
     until_ready(node, id, key, launched, begun, orders).await
 }
@@ -161,7 +186,7 @@ pub(crate) async fn adopt(
         node,
         id,
         key,
-        Launched { pid, phases, probe, port: 0, listens: false },
+        Launched { pid, phases, probe, port: 0, listens: false, admitted: false },
         Instant::now(),
         orders,
     )
@@ -297,33 +322,63 @@ enum NotLaunched {
     Start(StartError),
 }
 
-/// The part that blocks: a millisecond with a sandbox that was made ahead, some more without.
-fn launch(plan: Plan, parked: Option<Parked>) -> Result<Launched, NotLaunched> {
-    let Plan { client, network, sandbox: spec, start, port, begun } = plan;
-    let binding = Binding::of(&spec);
-    let (mut sandbox, probe) = match parked {
-        Some(parked) => (parked.sandbox, Some(parked.probe)),
-        None => pool::make(&client, &network, &spec).map_err(NotLaunched::Make)?,
-    };
-    let taken = begun.elapsed();
+/// A start that has its turn.
+enum Launching {
+    Ordered(Box<Ordering>),
+    /// Its sandbox is to be made.
+    Planned(Box<Plan>),
+}
+
+impl Launching {
+    /// The part that blocks, until the program was executed: a millisecond with a sandbox that was made
+    /// ahead, some more without.
+    fn launched(self) -> Result<Launched, NotLaunched> {
+        let ordering = match self {
+            Self::Ordered(ordering) => *ordering,
+            Self::Planned(plan) => {
+                let (sandbox, probe) =
+                    pool::make(&plan.client, &plan.network, &plan.sandbox).map_err(NotLaunched::Make)?;
+                order(*plan, sandbox, probe)?
+            }
+        };
+        let Ordering { ordered, taken, port, probe } = ordering;
+        let running = ordered.executed().map_err(NotLaunched::Start)?;
+        crash::point("start.executed");
+        let since = |micros: u64| Some(milliseconds(taken + Duration::from_micros(micros)));
+        let phases = Phases {
+            taken: Some(milliseconds(taken)),
+            mounted: since(running.phases.mounted),
+            executed: since(running.phases.executed),
+            listening: None,
+        };
+        Ok(Launched { pid: running.pid, phases, port, probe, listens: false, admitted: false })
+    }
+}
+
+/// Says to a sandbox for whom it is, and what to execute.
+fn order(plan: Plan, mut sandbox: Sandbox, probe: Option<Probe>) -> Result<Ordering, NotLaunched> {
+    let taken = plan.begun.elapsed();
     crash::point("start.taken");
-    sandbox.bind(binding);
-    let running = sandbox.start(&start).map_err(NotLaunched::Start)?;
-    crash::point("start.executed");
-    let since = |micros: u64| Some(milliseconds(taken + Duration::from_micros(micros)));
-    let phases = Phases {
-        taken: Some(milliseconds(taken)),
-        mounted: since(running.phases.mounted),
-        executed: since(running.phases.executed),
-        listening: None,
-    };
-    Ok(Launched { pid: running.pid, phases, port, probe, listens: false })
+    sandbox.bind(Binding::of(&plan.sandbox));
+    let ordered = sandbox.order(&plan.start).map_err(NotLaunched::Start)?;
+    Ok(Ordering { ordered, taken, port: plan.port, probe })
 }
 
 impl Launched {
+    /// What is known of it now.
+    fn note(&self, node: &Node, id: &InstanceId) {
+        if let Some(record) = node.table().instances.get_mut(id) {
+            record.pid = Some(self.pid);
+            record.phases = self.phases;
+            "waiting until it listens".clone_into(&mut record.reason);
+        }
+    }
+
     /// The first looks whether it listens.
     fn look(&mut self) {
         let Some(probe) = &mut self.probe else { return };
+        // As short as they are said to be: a thread's slack would be most of the first ones.
+        rustix::thread::set_current_timer_slack(NonZeroU64::new(1_000)).ok();
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
         while begun.elapsed() < FIRST {
@@ -336,7 +391,7 @@ impl Launched {
                 reason = "this thread is a blocking one, for a few milliseconds"
             )]
             std::thread::sleep(pause);
-            pause = pause * 3 / 2;
+            pause = pause * 5 / 4;
         }
     }
 }

@@ -26,6 +26,11 @@ pub(crate) fn restrict() -> io::Result<()> {
             result => result?,
         }
     }
+    reduce()
+}
+
+/// Takes every other capability away from this process, which executes nothing any more.
+pub(crate) fn reduce() -> io::Result<()> {
     let sets = CapabilitySets { effective: KEPT, permitted: KEPT, inheritable: CapabilitySet::empty() };
     Ok(set_capabilities(None, sets)?)
 }

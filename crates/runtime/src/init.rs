@@ -8,7 +8,7 @@ use std::{
     io,
     net::Ipv4Addr,
     ops::Range,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use libc::sock_filter;
@@ -27,11 +27,13 @@ use crate::{
     sys, wire,
 };
 
+mod ahead;
 mod bind;
 mod fill;
 mod program;
 mod skeleton;
 
+use ahead::Ahead;
 pub(crate) use skeleton::Parts;
 
 /// What the keeper gives the child through the clone.
@@ -130,6 +132,15 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
     }
 }
 
+/// A sandbox that waits, as its first process has it.
+#[derive(Debug)]
+struct Parked {
+    parts: Parts,
+    ahead: Ahead,
+    keeper: OwnedFd,
+    control: OwnedFd,
+}
+
 /// The child's whole life before a program takes its place, or after which it ends.
 pub(crate) fn run(inherited: Inherited<'_>) -> ! {
     let Inherited { keeper, control, output, tasks, inside, arguments, filter, without } = inherited;
@@ -140,21 +151,27 @@ pub(crate) fn run(inherited: Inherited<'_>) -> ! {
     if !without.leaves_out(Protection::ClosedDescriptors) {
         sys::close_all_but(&mut keep);
     }
-    let parts = match park(&keeper, output, tasks, &inside, without) {
-        Ok(parts) => parts,
+    let parked = park(&keeper, output, tasks, &inside, without)
+        .and_then(|parts| Ok((parts, Ahead::make(&control, filter, without)?)));
+    let parked = match parked {
+        Ok((parts, ahead)) => Parked { parts, ahead, keeper, control },
         Err(broken) => {
             tell(&keeper, &Told::Failed(Failure::new(broken.step, &broken.error)));
             sys::exit_now(1);
         }
     };
-    tell(&keeper, &Told::Parked);
+    tell(&parked.keeper, &Told::Parked);
     // The end of the server before an order is the end of the sandbox.
-    let Ok(Some(message)) = wire::receive(&control, RecvFlags::empty()) else { sys::exit_now(0) };
-    let taken = monotonic();
-    let Err(broken) = obey(message, taken, &parts, &control, keeper.as_fd(), filter, without);
+    let Ok(Some(message)) = wire::receive(&parked.control, RecvFlags::empty()) else { sys::exit_now(0) };
+    let Err(broken) = obey(&message, monotonic(), &parked, filter, without);
+    fail(&parked.control, broken)
+}
+
+/// Says why there is no program, and ends.
+fn fail(control: &OwnedFd, broken: Broken) -> ! {
     let failure = Failure::new(broken.step, &broken.error);
     if let Ok(bytes) = wire::encode(&Answer::Failed { failure, path: broken.path }, &[]) {
-        drop(wire::send(&control, &bytes, &[], SendFlags::empty()));
+        drop(wire::send(control, &bytes, &[], SendFlags::empty()));
     }
     sys::exit_now(127)
 }
@@ -202,14 +219,13 @@ fn park(
 
 /// From the order to the program.
 fn obey(
-    message: wire::Message,
+    message: &wire::Message,
     taken: u64,
-    parts: &Parts,
-    control: &OwnedFd,
-    keeper: BorrowedFd<'_>,
+    parked: &Parked,
     filter: &mut [sock_filter],
     without: &Without,
 ) -> Result<std::convert::Infallible, Broken> {
+    let Parked { parts, ahead, keeper, control } = parked;
     let (order, _) = wire::decode::<Order>(&message.bytes).during("read the order")?;
     let root = message.fds.first().ok_or(io::ErrorKind::NotFound).during("read the order")?;
     if let Some(size) = order.resize {
@@ -219,10 +235,21 @@ fn obey(
     for path in &order.writable {
         fill::writable(path, order.scratch).map_err(|broken| Broken { path: path.clone(), ..broken })?;
     }
+    program::own_output(&order)?;
     let mounted = Answer::Mounted { taken, mounted: monotonic() };
-    let bytes = wire::encode(&mounted, &[]).during("answer")?;
-    wire::send(control, &bytes, &[], SendFlags::empty()).during("answer")?;
-    program::start(&order, control, keeper, filter, without)
+    let mounted = wire::encode(&mounted, &[]).during("answer")?;
+    if !order.init {
+        wire::send(control, &mounted, &[], SendFlags::empty()).during("answer")?;
+        ahead.dismiss();
+        return program::start(&order, filter, without);
+    }
+    program::step_back(without)?;
+    if ahead.hand(&message.bytes).is_err() {
+        // It was killed while it waited. Without an answer this one's end says that nothing was started.
+        sys::exit_now(127);
+    }
+    wire::send(control, &mounted, &[], SendFlags::empty()).during("answer")?;
+    program::watch(ahead.pid(), keeper.as_fd(), filter, without)
 }
 
 /// Waits for a word of the keeper; its end is this one's.

@@ -142,15 +142,7 @@ impl Sandbox {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self, start: &Start) -> Result<Running, StartError> {
-        let mut ordered = self.order(start)?;
-        loop {
-            if !ordered.wait() {
-                return Err(ordered.late());
-            }
-            if let Some(result) = ordered.answer() {
-                return result;
-            }
-        }
+        self.order(start)?.executed()
     }
 
     /// Gives the parked init its order. Blocks for some hundred microseconds at most.
@@ -221,6 +213,21 @@ impl AsFd for Ordered {
 }
 
 impl Ordered {
+    /// Blocks until the program was executed, or can't be: the rest of [`Sandbox::start`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn executed(mut self) -> Result<Running, StartError> {
+        loop {
+            if !self.wait() {
+                return Err(self.late());
+            }
+            if let Some(result) = self.answer() {
+                return result;
+            }
+        }
+    }
+
     /// What has become of it; `None`: that isn't known yet. Never blocks.
     pub fn answer(&mut self) -> Option<Result<Running, StartError>> {
         loop {
@@ -232,7 +239,7 @@ impl Ordered {
                 Ok(Some(Answer::Failed { failure, path })) => {
                     return Some(Err(self.failed(failed(&failure, path))));
                 }
-                Ok(None) => return Some(self.executed()),
+                Ok(None) => return Some(self.running()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(_) => return Some(Err(self.failed(StartError::Gone))),
             }
@@ -260,7 +267,7 @@ impl Ordered {
         }
     }
 
-    fn executed(&self) -> Result<Running, StartError> {
+    fn running(&self) -> Result<Running, StartError> {
         let executed = monotonic().saturating_sub(self.begun) / 1000;
         let Some(phases) = self.phases else { return Err(self.failed(StartError::Gone)) };
         // If the keeper is gone, its client's owner is told by an event.
@@ -273,10 +280,11 @@ impl Ordered {
         error
     }
 
-    /// Blocks until there is an answer; `false`: there was none in time.
+    /// Blocks until the init's end of the socket is closed; `false`: it wasn't in time. What it says before
+    /// that is read then: looking up for each word costs the start more than it tells.
     fn wait(&self) -> bool {
         let Ok(patience) = Timespec::try_from(Self::PATIENCE) else { return false };
-        let mut waiting = [PollFd::new(&self.sandbox.control, PollFlags::IN)];
+        let mut waiting = [PollFd::new(&self.sandbox.control, PollFlags::RDHUP)];
         loop {
             match poll(&mut waiting, Some(&patience)) {
                 Err(rustix::io::Errno::INTR) => {}

@@ -272,6 +272,14 @@ pub(crate) fn reap_any() -> Option<(i32, i32)> {
     (pid > 0).then_some((pid, status))
 }
 
+/// Waits until a child has ended, however it did.
+pub(crate) fn wait_for_child(pid: i32) {
+    // SAFETY: the status isn't asked for.
+    while unsafe { libc::waitpid(pid, ptr::null_mut(), 0) } < 0
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+}
+
 /// Reaps the process that a pidfd stands for, if it has ended: its status.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<crate::spec::Status>> {
     use crate::spec::Status;

@@ -44,10 +44,15 @@ pub(super) fn parked(pids: &[u32], group: &str) -> Pool {
     let (mut memory, mut kernel, mut measured) = (0, KernelObjects::default(), 0);
     // One that was taken just now isn't parked any more, but weighs nearly the same.
     for pid in pids.iter().take(MEASURED_MAX) {
-        let Some(pss) = pss(*pid) else { continue };
-        memory += pss;
+        let Some(first) = pss(*pid) else { continue };
+        // The process that becomes the program.
+        let ahead = children(*pid);
+        memory += first + ahead.iter().copied().filter_map(pss).sum::<u64>();
         measured += 1;
-        add(&mut kernel, &objects(*pid, &own, group));
+        let mut one = objects(*pid, &own, group);
+        one.processes += count(ahead.len());
+        one.descriptors += ahead.iter().map(|pid| entries(*pid, "fd")).sum::<u32>();
+        add(&mut kernel, &one);
     }
     let Some(each) = u64::checked_div(memory, measured) else { return Pool::default() };
     let all = pids.len() as u64;
@@ -100,6 +105,12 @@ fn entries(pid: u32, folder: &str) -> u32 {
 fn namespaces(pid: u32) -> BTreeSet<PathBuf> {
     let Ok(entries) = fs::read_dir(of(pid, "ns")) else { return BTreeSet::new() };
     entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).collect()
+}
+
+/// The processes that the first thread of one has made; none where the kernel doesn't tell.
+fn children(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(of(pid, &format!("task/{pid}/children"))).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Its memory in bytes, shared pages in parts; `None`: it is gone.

@@ -1,10 +1,10 @@
-//! Rights are given up, and the program takes this process' place, or that of its child.
+//! How a process becomes the program: rights are given up, then it is executed.
 
 use std::{
     convert::Infallible,
     ffi::{CStr, CString},
     io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd},
 };
 
 use libc::sock_filter;
@@ -21,70 +21,75 @@ use super::{Broken, During, Order, Told, tell};
 use crate::{
     capabilities,
     protection::{Protection, Without},
-    sys::{self, Forked},
+    sys,
 };
 
 /// Where programs are looked up when the environment doesn't say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Starts the program; returns only what went wrong.
+/// The first process becomes the program itself; returns only what went wrong.
 pub(super) fn start(
     order: &Order,
-    control: &OwnedFd,
-    keeper: BorrowedFd<'_>,
     filter: &mut [sock_filter],
     without: &Without,
 ) -> Result<Infallible, Broken> {
-    let strings =
-        |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
-    let argv = strings(&order.argv).during("read the command")?;
-    let env = strings(&order.env).during("read the environment")?;
-    limit(order.files, without)?;
-    // `/dev/stdout` and `/dev/stderr` are opened anew by programs: their owner must be the user.
+    enter(order, without)?;
+    give_up(filter, without)?;
+    become_user(order)?;
+    execute(order, without)
+}
+
+/// What the first process may do ends before there is a program.
+pub(super) fn step_back(without: &Without) -> Result<(), Broken> {
+    if !without.leaves_out(Protection::Capabilities) {
+        capabilities::reduce().during("give up capabilities")?;
+    }
+    if !without.leaves_out(Protection::NoNewPrivileges) {
+        set_no_new_privs(true).during("give up new privileges")?;
+    }
+    Ok(())
+}
+
+/// `/dev/stdout` and `/dev/stderr` are opened anew by programs: their owner must be the user.
+pub(super) fn own_output(order: &Order) -> Result<(), Broken> {
     let (uid, gid) = (Uid::from_raw(order.uid), Gid::from_raw(order.gid));
     fchown(io::stdout(), Some(uid), Some(gid)).during("give standard output to the user")?;
-    fchown(io::stderr(), Some(uid), Some(gid)).during("give standard error to the user")?;
-    chdir(order.cwd.as_str()).during("cwd").map_err(|broken| Broken { path: order.cwd.clone(), ..broken })?;
+    fchown(io::stderr(), Some(uid), Some(gid)).during("give standard error to the user")
+}
+
+/// Limits, and the working directory.
+pub(super) fn enter(order: &Order, without: &Without) -> Result<(), Broken> {
+    limit(order.files, without)?;
+    chdir(order.cwd.as_str()).during("cwd").map_err(|broken| Broken { path: order.cwd.clone(), ..broken })
+}
+
+/// Every right that a program doesn't get, for ever.
+pub(super) fn give_up(filter: &mut [sock_filter], without: &Without) -> Result<(), Broken> {
     // The server and its keeper do without huge pages, and that is inherited; a program decides itself.
     disable_transparent_huge_pages(false).during("allow huge pages")?;
-    let mut install = || match without.leaves_out(Protection::Seccomp) {
-        true => Ok(()),
-        false => sys::install_filter(filter).during("install the filter of system calls"),
-    };
     let no_new = !without.leaves_out(Protection::NoNewPrivileges);
     if !no_new {
         // Without it the kernel takes a filter only from who has all capabilities.
-        install()?;
+        install(filter, without)?;
     }
     if !without.leaves_out(Protection::Capabilities) {
         capabilities::restrict().during("give up capabilities")?;
     }
     if no_new {
         set_no_new_privs(true).during("give up new privileges")?;
+        install(filter, without)?;
     }
-    if order.init {
-        if no_new {
-            install()?;
-        }
-        sys::block_signals();
-        if let Forked::Parent(child, _) = sys::fork().during("fork")? {
-            watch(child, control, keeper);
-        }
-        become_user(order)?;
-    } else {
-        become_user(order)?;
-        if no_new {
-            install()?;
-        }
-    }
-    sys::reset_signals();
-    if without.leaves_out(Protection::ClosedDescriptors) {
-        sys::keep_across_execution();
-    }
-    Err(execute(order, &argv, &env))
+    Ok(())
 }
 
-fn become_user(order: &Order) -> Result<(), Broken> {
+fn install(filter: &mut [sock_filter], without: &Without) -> Result<(), Broken> {
+    if without.leaves_out(Protection::Seccomp) {
+        return Ok(());
+    }
+    sys::install_filter(filter).during("install the filter of system calls")
+}
+
+pub(super) fn become_user(order: &Order) -> Result<(), Broken> {
     let groups: Vec<Gid> = order.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
     let (uid, gid) = (Uid::from_raw(order.uid), Gid::from_raw(order.gid));
     set_thread_groups(&groups).during("become the user")?;
@@ -104,11 +109,13 @@ fn limit(files: u32, without: &Without) -> Result<(), Broken> {
     setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).during("forbid core dumps")
 }
 
-/// Process 1: passes signals on and reaps, until the program has ended.
-fn watch(child: i32, control: &OwnedFd, keeper: BorrowedFd<'_>) -> ! {
-    // The end of this socket tells the server that the program was executed: only the child has it now.
+/// The first process, once there is a program: passes signals on and reaps, until the program has ended.
+pub(super) fn watch(child: i32, keeper: BorrowedFd<'_>, filter: &mut [sock_filter], without: &Without) -> ! {
+    // The end of the socket to the server tells it that the program was executed: only the child has it now.
     sys::close_all_but(&mut [keeper.as_raw_fd()]);
-    let _: &OwnedFd = control;
+    if !without.leaves_out(Protection::NoNewPrivileges) && install(filter, without).is_err() {
+        sys::exit_now(127);
+    }
     loop {
         match sys::wait_for_signal() {
             libc::SIGCHLD => {
@@ -128,8 +135,21 @@ fn watch(child: i32, control: &OwnedFd, keeper: BorrowedFd<'_>) -> ! {
     }
 }
 
+/// Executes the program; returns only what went wrong.
+pub(super) fn execute(order: &Order, without: &Without) -> Result<Infallible, Broken> {
+    let strings =
+        |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
+    let argv = strings(&order.argv).during("read the command")?;
+    let env = strings(&order.env).during("read the environment")?;
+    sys::reset_signals();
+    if without.leaves_out(Protection::ClosedDescriptors) {
+        sys::keep_across_execution();
+    }
+    Err(look_up(order, &argv, &env))
+}
+
 /// Executes the program, looked up as a shell does; returns what went wrong.
-fn execute(order: &Order, argv: &[CString], env: &[CString]) -> Broken {
+fn look_up(order: &Order, argv: &[CString], env: &[CString]) -> Broken {
     let name = order.argv.first().map(String::as_str).unwrap_or_default();
     if name.contains('/') {
         let error =
