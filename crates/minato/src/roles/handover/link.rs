@@ -4,7 +4,7 @@
 //! Invariant: nobody waits for an old server that is gone or doesn't answer any more.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -45,6 +45,8 @@ struct Known {
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
     loads: BTreeMap<ReleaseKey, (Load, Instant)>,
     traffic: BTreeMap<InstanceId, (Traffic, Instant)>,
+    /// A report that was on its way may still name them.
+    forgotten: BTreeSet<InstanceId>,
 }
 
 impl Link {
@@ -116,7 +118,12 @@ impl Link {
 
     /// The instance is gone.
     pub(super) fn forget(&self, instance: InstanceId) {
-        self.known().traffic.remove(&instance);
+        let mut known = self.known();
+        known.traffic.remove(&instance);
+        if !self.is_over() {
+            known.forgotten.insert(instance.clone());
+        }
+        drop(known);
         self.tell(Call::Forget { instance });
     }
 
@@ -169,7 +176,11 @@ impl Link {
             FromOld::Report { loads, traffic } => {
                 let mut known = self.known();
                 known.loads.extend(loads.into_iter().map(|(release, load)| (release, (load, now))));
-                known.traffic.extend(traffic.into_iter().map(|(id, traffic)| (id, (traffic, now))));
+                for (instance, traffic) in traffic {
+                    if !known.forgotten.contains(&instance) {
+                        known.traffic.insert(instance, (traffic, now));
+                    }
+                }
             }
             FromOld::Welcome { .. } | FromOld::Refused { .. } | FromOld::Sockets { .. } | FromOld::Handed => {
                 tracing::debug!("the server before this one repeats itself");
@@ -183,6 +194,7 @@ impl Link {
         let mut known = self.known();
         known.waiting.clear();
         known.loads.clear();
+        known.forgotten.clear();
         for (traffic, _) in known.traffic.values_mut() {
             *traffic = Traffic { requests: traffic.requests, errors: traffic.errors, ..Traffic::default() };
         }

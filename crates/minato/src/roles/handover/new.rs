@@ -1,6 +1,6 @@
 //! The new server's side: it tries all that can fail, then takes what the running one gives.
 
-use std::{net::TcpListener, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::TcpListener, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use minato_edge::{
@@ -118,14 +118,19 @@ pub(in crate::roles) async fn take_over(config: Config) -> anyhow::Result<Server
 impl Running {
     /// Finds the running server, and tries what can fail before anything has happened.
     async fn find(path: &Path, config: &Config) -> anyhow::Result<Self> {
-        let nobody = || {
-            format!(
+        let (_folder, way) = way(path)?;
+        let stream = match UnixStream::connect(way).await {
+            Ok(stream) => stream,
+            // The socket isn't there, or was left behind.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => bail!(
                 "no server runs on {} that could be taken over; start one without --upgrade",
                 path.display()
-            )
+            ),
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("the server that runs on {} can't be asked", path.display()));
+            }
         };
-        let (_folder, way) = way(path)?;
-        let stream = UnixStream::connect(way).await.with_context(nobody)?;
         let (mut reader, mut writer) = line::split(stream);
         let hello = FromNew::Hello { versions: VERSIONS, program: program() };
         timeout(WELCOME, writer.send(&hello, &[])).await??;
