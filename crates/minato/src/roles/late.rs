@@ -1,39 +1,118 @@
 //! A counterpart that is made later, and made anew: the edge is there before the agent, wakes through
 //! this, and stays when the agent makes way for another server's.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
+};
 
 use minato_model::{
     ids::{InstanceId, ReleaseKey},
     routing::Wake,
 };
 
-/// Passes wakes on once there is somebody to pass them to. Before, no route is published here, so that no
-/// request can need one; what an edge before this one asks for meanwhile is in the load that it tells.
+/// Passes wakes on; those that come before there is somebody to pass them to are kept, merged, and given
+/// on then: an edge before this one asks as soon as it is linked.
 #[derive(Clone, Default)]
-pub(super) struct Late(Arc<RwLock<Option<Arc<dyn Wake>>>>);
+pub(super) struct Late(Arc<RwLock<Counterpart>>);
+
+#[derive(Default)]
+struct Counterpart {
+    wake: Option<Arc<dyn Wake>>,
+    wakes: BTreeMap<ReleaseKey, u32>,
+    suspects: BTreeSet<InstanceId>,
+}
 
 impl Late {
-    /// Sets the counterpart.
+    /// Sets the counterpart, and gives it what was asked for before.
     pub(super) fn set(&self, wake: Arc<dyn Wake>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(wake);
+        let early = std::mem::replace(
+            &mut *self.counterpart(),
+            Counterpart { wake: Some(Arc::clone(&wake)), ..Counterpart::default() },
+        );
+        for (release, need) in &early.wakes {
+            wake.wake(release, *need);
+        }
+        for instance in &early.suspects {
+            wake.suspect(instance);
+        }
     }
 
-    fn get(&self) -> Option<Arc<dyn Wake>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Passes on, or keeps.
+    fn pass(&self, pass: impl FnOnce(&dyn Wake), keep: impl FnOnce(&mut Counterpart)) {
+        let mut known = self.0.read().unwrap_or_else(PoisonError::into_inner).wake.clone();
+        if known.is_none() {
+            let mut counterpart = self.counterpart();
+            known.clone_from(&counterpart.wake);
+            if known.is_none() {
+                return keep(&mut counterpart);
+            }
+        }
+        if let Some(wake) = known {
+            pass(&*wake);
+        }
+    }
+
+    fn counterpart(&self) -> RwLockWriteGuard<'_, Counterpart> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Wake for Late {
     fn wake(&self, release: &ReleaseKey, need: u32) {
-        if let Some(wake) = self.get() {
-            wake.wake(release, need);
-        }
+        self.pass(
+            |wake| wake.wake(release, need),
+            |early| {
+                let known = early.wakes.entry(release.clone()).or_default();
+                *known = need.max(*known);
+            },
+        );
     }
 
     fn suspect(&self, instance: &InstanceId) {
-        if let Some(wake) = self.get() {
-            wake.suspect(instance);
+        self.pass(
+            |wake| wake.suspect(instance),
+            |early| {
+                early.suspects.insert(instance.clone());
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use minato_model::{
+        ids::{InstanceId, ReleaseKey},
+        routing::Wake,
+    };
+
+    use super::Late;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<u32>>);
+
+    impl Wake for Heard {
+        fn wake(&self, _: &ReleaseKey, need: u32) {
+            self.0.lock().unwrap().push(need);
         }
+
+        fn suspect(&self, _: &InstanceId) {}
+    }
+
+    #[test]
+    fn what_is_asked_for_early_is_given_on_once_and_the_rest_at_once() {
+        let late = Late::default();
+        let release = ReleaseKey { service: "app/web".parse().unwrap(), number: 1 };
+        for need in [1, 3, 2] {
+            late.wake(&release, need);
+        }
+        let (first, second) = (Arc::new(Heard::default()), Arc::new(Heard::default()));
+        late.set(first.clone());
+        late.wake(&release, 4);
+        late.set(second.clone());
+        assert_eq!(*first.0.lock().unwrap(), [3, 4]);
+        assert!(second.0.lock().unwrap().is_empty());
     }
 }

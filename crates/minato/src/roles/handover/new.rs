@@ -122,10 +122,12 @@ impl Running {
         let stream = match UnixStream::connect(way).await {
             Ok(stream) => stream,
             // The socket isn't there, or was left behind.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => bail!(
-                "no server runs on {} that could be taken over; start one without --upgrade",
-                path.display()
-            ),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                bail!(
+                    "no server runs on {} that could be taken over; start one without --upgrade",
+                    path.display()
+                )
+            }
             Err(error) => {
                 return Err(error)
                     .with_context(|| format!("the server that runs on {} can't be asked", path.display()));
