@@ -151,6 +151,11 @@ impl Pool {
         Busy(self)
     }
 
+    /// How many starts go on.
+    pub(crate) fn starts(&self) -> u32 {
+        self.busy.load(Relaxed)
+    }
+
     /// What a sandbox had that ended: its numbers are free.
     pub(crate) fn ended(&self, id: &InstanceId) -> Option<Numbers> {
         let mut state = self.state();

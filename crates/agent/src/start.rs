@@ -30,7 +30,7 @@ use crate::{
     life::{Fault, Stop, fault_of},
     metrics::Started,
     node::Node,
-    pool::{self, Parked},
+    pool::{self, Parked, Pool},
     prepare::{Prepared, whole},
     slice,
     table::{Orders, Phase},
@@ -126,7 +126,7 @@ pub(crate) async fn start(
         let mut launched = launching?.launched()?;
         // What the program does now takes as long as it takes: others may start.
         drop(slot);
-        launched.look();
+        launched.look(&of.pool);
         launched.note(&of, &instance);
         if launched.listens && health::configured(&of, &release).is_none() {
             // From here: every change of threads is time in which nobody is answered.
@@ -374,8 +374,9 @@ impl Launched {
         }
     }
 
-    /// The first looks whether it listens.
-    fn look(&mut self) {
+    /// The first looks whether it listens; less often while there are more starts, which all need the
+    /// processors.
+    fn look(&mut self, pool: &Pool) {
         let Some(probe) = &mut self.probe else { return };
         // As short as they are said to be: a thread's slack would be most of the first ones.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1_000)).ok();
@@ -390,7 +391,7 @@ impl Launched {
                 clippy::disallowed_methods,
                 reason = "this thread is a blocking one, for a few milliseconds"
             )]
-            std::thread::sleep(pause);
+            std::thread::sleep(pause * pool.starts().clamp(1, 8));
             pause = pause * 5 / 4;
         }
     }

@@ -138,7 +138,7 @@ struct Parked {
     parts: Parts,
     ahead: Ahead,
     keeper: OwnedFd,
-    control: OwnedFd,
+    control: &'static OwnedFd,
 }
 
 /// The child's whole life before a program takes its place, or after which it ends.
@@ -151,8 +151,11 @@ pub(crate) fn run(inherited: Inherited<'_>) -> ! {
     if !without.leaves_out(Protection::ClosedDescriptors) {
         sys::close_all_but(&mut keep);
     }
-    let parked = park(&keeper, output, tasks, &inside, without)
-        .and_then(|parts| Ok((parts, Ahead::make(&control, filter, without)?)));
+    // It is needed as long as there is a process, and by two of them.
+    let control: &'static OwnedFd = Box::leak(Box::new(control));
+    let parked = park(&keeper, output, tasks, &inside, without).and_then(|parts| {
+        Ok((parts, Ahead::make(control, filter, without).during("make the program's process")?))
+    });
     let parked = match parked {
         Ok((parts, ahead)) => Parked { parts, ahead, keeper, control },
         Err(broken) => {
@@ -162,9 +165,9 @@ pub(crate) fn run(inherited: Inherited<'_>) -> ! {
     };
     tell(&parked.keeper, &Told::Parked);
     // The end of the server before an order is the end of the sandbox.
-    let Ok(Some(message)) = wire::receive(&parked.control, RecvFlags::empty()) else { sys::exit_now(0) };
+    let Ok(Some(message)) = wire::receive(parked.control, RecvFlags::empty()) else { sys::exit_now(0) };
     let Err(broken) = obey(&message, monotonic(), &parked, filter, without);
-    fail(&parked.control, broken)
+    fail(parked.control, broken)
 }
 
 /// Says why there is no program, and ends.
@@ -244,12 +247,12 @@ fn obey(
         return program::start(&order, filter, without);
     }
     program::step_back(without)?;
-    if ahead.hand(&message.bytes).is_err() {
-        // It was killed while it waited. Without an answer this one's end says that nothing was started.
+    if !ahead.waits() {
+        // Without an answer this one's end says that nothing was started.
         sys::exit_now(127);
     }
     wire::send(control, &mounted, &[], SendFlags::empty()).during("answer")?;
-    program::watch(ahead.pid(), keeper.as_fd(), filter, without)
+    program::lead(order, ahead, keeper.as_fd(), filter, without)
 }
 
 /// Waits for a word of the keeper; its end is this one's.

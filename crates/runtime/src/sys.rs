@@ -12,6 +12,10 @@ use std::{
 
 use crate::protection::{Protection, Without};
 
+mod companion;
+
+pub(crate) use companion::{Companion, Turn};
+
 /// Which side of a fork this is.
 #[derive(Debug)]
 pub(crate) enum Forked {
@@ -69,15 +73,6 @@ pub(crate) fn fork_sandbox(cgroup: Option<BorrowedFd<'_>>, without: &Without) ->
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Forked::Parent(pid as i32, Some(pidfd)))
         }
-    }
-}
-
-/// `fork`. The process must have one thread.
-pub(crate) fn fork() -> io::Result<Forked> {
-    // SAFETY: with one thread the child may do everything that the parent may.
-    match check(unsafe { libc::fork() })? {
-        0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent(pid, None)),
     }
 }
 

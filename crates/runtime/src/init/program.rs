@@ -17,7 +17,7 @@ use rustix::{
     },
 };
 
-use super::{Broken, During, Order, Told, tell};
+use super::{Broken, During, Order, Told, ahead::Ahead, tell};
 use crate::{
     capabilities,
     protection::{Protection, Without},
@@ -109,13 +109,22 @@ fn limit(files: u32, without: &Without) -> Result<(), Broken> {
     setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).during("forbid core dumps")
 }
 
-/// The first process, once there is a program: passes signals on and reaps, until the program has ended.
-pub(super) fn watch(child: i32, keeper: BorrowedFd<'_>, filter: &mut [sock_filter], without: &Without) -> ! {
-    // The end of the socket to the server tells it that the program was executed: only the child has it now.
-    sys::close_all_but(&mut [keeper.as_raw_fd()]);
+/// The first process has the program executed; then it passes signals on and reaps, until that has ended.
+pub(super) fn lead(
+    order: Order,
+    ahead: &Ahead,
+    keeper: BorrowedFd<'_>,
+    filter: &mut [sock_filter],
+    without: &Without,
+) -> ! {
+    // The end of the socket to the server tells it that the program was executed: only who executes it has
+    // it from now on.
+    sys::close_all_but(&mut [keeper.as_raw_fd(), ahead.line()]);
+    ahead.obey(order);
     if !without.leaves_out(Protection::NoNewPrivileges) && install(filter, without).is_err() {
         sys::exit_now(127);
     }
+    let child = ahead.pid();
     loop {
         match sys::wait_for_signal() {
             libc::SIGCHLD => {
