@@ -68,6 +68,8 @@ struct State {
     parked: VecDeque<Parked>,
     /// Those that are on their way out, with their numbers, which nobody else may have until then.
     parting: BTreeMap<InstanceId, Numbers>,
+    /// The one that is just made, and whether it was told already that it ended.
+    making: Option<(InstanceId, bool)>,
     target: u32,
     /// Changes with the keeper: what was begun before is of no use.
     keeper: u64,
@@ -111,6 +113,7 @@ impl Pool {
         let state = State {
             parked: VecDeque::new(),
             parting: BTreeMap::new(),
+            making: None,
             target: 0,
             keeper: 0,
             closed: false,
@@ -161,6 +164,11 @@ impl Pool {
         let mut state = self.state();
         if let Some(numbers) = state.parting.remove(id) {
             return Some(numbers);
+        }
+        if let Some((_, ended)) = state.making.as_mut().filter(|(making, _)| making == id) {
+            // Who makes it gives them back.
+            *ended = true;
+            return None;
         }
         let index = state.parked.iter().position(|parked| parked.sandbox.instance() == id)?;
         self.changed.notify_one();
@@ -334,11 +342,21 @@ async fn refill(node: &Arc<Node>) -> bool {
         };
         let network = NodeNetwork { id: node.id, plan: node.plan };
         let client = keeper.client.clone();
+        node.pool.state().making = Some((id.clone(), false));
         let begun = Instant::now();
         let made = tokio::task::spawn_blocking(move || make(&client, &network, &spec)).await;
         let took = begun.elapsed().as_secs_f64() * 1_000.0;
         let mut state = node.pool.state();
+        let ended = state.making.take().is_some_and(|(_, ended)| ended);
         if state.keeper != era {
+            // Its keeper is gone with everything that it had made; the next one has other ranges of ids.
+            drop(state);
+            node.table().offsets.give_back(numbers.offset);
+            return false;
+        }
+        if ended {
+            drop(state);
+            numbers.give_back(&mut node.table());
             return false;
         }
         match made {
@@ -363,7 +381,10 @@ async fn refill(node: &Arc<Node>) -> bool {
                     return false;
                 }
             }
-            Err(_panicked) => return false,
+            Err(_panicked) => {
+                state.parting.insert(id, numbers);
+                return false;
+            }
         }
     }
     false
