@@ -76,7 +76,7 @@ impl Default for Limits {
             idle: Duration::from_secs(75),
             body_idle: Duration::from_secs(30),
             stream_idle: Duration::from_secs(300),
-            connect: Duration::from_secs(5),
+            connect: Duration::from_secs(1),
             pool_idle: Duration::from_secs(4),
             head_bytes: 64 * 1024,
             uri_bytes: 16 * 1024,

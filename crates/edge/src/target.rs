@@ -150,6 +150,15 @@ impl Target {
         self.withdrawn.load(SeqCst)
     }
 
+    /// Resolves when it has been withdrawn.
+    pub(crate) async fn until_withdrawn(&self) {
+        // Made before the look: from here on no word is missed.
+        let told = self.quieter.notified();
+        if !self.is_withdrawn() {
+            told.await;
+        }
+    }
+
     /// Passes it over for a moment, because it refused a connection; returns until when.
     pub(crate) fn suspend(&self, clock: Clock) -> Micros {
         let refusals = self.refusals.fetch_add(1, SeqCst);

@@ -31,14 +31,18 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects to an instance.
+    /// Connects to an instance. Who is withdrawn meanwhile is waited for no longer: a network that is gone
+    /// refuses nothing.
     pub(crate) async fn open(target: &Target, within: Duration) -> io::Result<Self> {
         let address = SocketAddr::from((target.endpoint.address, target.endpoint.port));
         let stream = connect(address)?;
         // An instance is on this node: mostly the kernel was through with it within the call.
         if stream.peer_addr().is_err() {
-            let connected = tokio::time::timeout(within, stream.writable()).await;
-            connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            tokio::select! {
+                connected = stream.writable() => connected?,
+                () = target.until_withdrawn() => return Err(io::ErrorKind::ConnectionAborted.into()),
+                () = tokio::time::sleep(within) => return Err(io::ErrorKind::TimedOut.into()),
+            }
             if let Some(error) = stream.take_error()? {
                 return Err(error);
             }

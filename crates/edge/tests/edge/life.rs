@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -11,10 +11,12 @@ use std::{
 };
 
 use minato_model::routing::Routing as _;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{
-    Bed, Client, Instance, Told, bed, endpoint, entry, id, read_request, release, serve_raw, until, within,
+    Bed, Client, Instance, Told, bed, bed_with, endpoint, entry, id, read_request, release, serve_raw, until,
+    within,
 };
 
 /// Clients that ask one request after the other; stopping them gives how many were answered.
@@ -223,6 +225,42 @@ async fn forgetting_an_instance_cuts_its_connections() {
     bed.handle.forget(&instance.endpoint.instance);
     let reply = client.reply("POST").await;
     assert_eq!((reply.status, reply.code()), (502, Some("upstream")));
+}
+
+/// As a network that is gone: what would connect is never answered, for its queue is full.
+fn silent() -> (Socket, Vec<Socket>) {
+    let loopback = SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let listener = socket();
+    listener.bind(&loopback).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    loop {
+        let client = socket();
+        let connected = client.connect_timeout(&address, Duration::from_millis(300));
+        queued.push(client);
+        if connected.is_err() {
+            return (listener, queued);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_connects_to_an_instance_that_goes_is_answered_by_another() {
+    let bed = bed_with(None, |config| config.limits.connect = Duration::from_secs(60));
+    bed.publish_web(|route| route.timeout = Duration::from_secs(60)).await;
+    let (listener, _queued) = silent();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let silent = endpoint("silent", release(1), address);
+    bed.handle.admit(silent.clone());
+    let mut client = bed.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 0\r\n\r\n").await;
+    bed.in_flight(&release(1), 1).await;
+    let other = Instance::start("two").await;
+    bed.handle.admit(other.endpoint.clone());
+    bed.handle.withdraw(&silent.instance).await;
+    assert_eq!(within(client.reply("POST")).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
