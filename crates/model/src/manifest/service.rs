@@ -290,7 +290,8 @@ fn resources(parent: &Table<'_>) -> Resources {
     set(&mut resources.cpu_millis, table.get("cpu").and_then(|value| value.thousandths(1_024.0)));
     set(&mut resources.cpu_max_millis, table.get("cpu_max").and_then(|value| value.thousandths(1_024.0)));
     set(&mut resources.memory, table.get("memory").and_then(|value| value.size()));
-    set(&mut resources.pids, table.get("pids").and_then(|value| value.integer(1..=4_194_304)).map(narrow));
+    // The first process and the program.
+    set(&mut resources.pids, table.get("pids").and_then(|value| value.integer(2..=4_194_304)).map(narrow));
     set(&mut resources.files, table.get("files").and_then(|value| value.integer(16..=1_048_576)).map(narrow));
     set(&mut resources.scratch, table.get("scratch").and_then(|value| value.size()));
     table.finish();
