@@ -22,8 +22,9 @@ use minato_model::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// How many events are kept in memory, and so can be read: those of some hundreds of lives.
-const KEPT: usize = 5_000;
+/// How many bytes of events are kept in memory: those of some hundreds of lives. What is older is read from
+/// the files, which is seldom asked for.
+const KEPT: usize = 1 << 20;
 /// A file of this size is set aside; the one set aside before it is removed.
 const FILE_MAX: u64 = 8 << 20;
 /// Events on their way to the file: some seconds of a node in trouble.
@@ -43,6 +44,7 @@ pub struct OpenError {
 /// A journal in files: `events.ndjson`, and `events.ndjson.1` with what was before it.
 #[derive(Debug)]
 pub struct FileJournal {
+    path: PathBuf,
     ring: Mutex<Ring>,
     last: watch::Sender<u64>,
     lines: Option<SyncSender<Arc<str>>>,
@@ -53,7 +55,10 @@ pub struct FileJournal {
 struct Ring {
     /// As lines of the file: a fraction of what they take as data, and one allocation each.
     events: VecDeque<(u64, Arc<str>)>,
+    /// Of their lines.
+    bytes: usize,
     last: u64,
+    keeps: Keeps,
 }
 
 /// A line of the file.
@@ -88,7 +93,23 @@ impl FileJournal {
             .spawn(move || writer.run(&receiver))
             .map_err(failed)?;
         let last = watch::Sender::new(ring.last);
-        Ok(Arc::new(Self { ring: Mutex::new(ring), last, lines: Some(lines), writer: Some(writer) }))
+        Ok(Arc::new(Self { path, ring: Mutex::new(ring), last, lines: Some(lines), writer: Some(writer) }))
+    }
+
+    /// What the files hold, and after that what may be on its way to them.
+    fn read_files(&self, after: Option<u64>, limit: usize) -> Vec<(u64, Event)> {
+        let mut found = Ring { keeps: Keeps::Count(limit, after), ..Ring::default() };
+        for path in [before(&self.path), self.path.clone()] {
+            if let Err(error) = found.read(&path) {
+                tracing::warn!(%error, path = %path.display(), "journal not readable");
+            }
+        }
+        for (seq, line) in &self.ring().events {
+            if *seq > found.last {
+                found.push(*seq, Arc::clone(line));
+            }
+        }
+        found.events.into_iter().filter_map(parse).collect()
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -124,16 +145,22 @@ impl Journal for FileJournal {
 
     fn read(&self, after: Option<u64>, limit: usize) -> Vec<(u64, Event)> {
         let ring = self.ring();
+        let (first, kept) = (ring.events.front().map_or(ring.last, |(seq, _)| *seq), ring.events.len());
+        let older = match after {
+            Some(after) => after + 1 < first,
+            None => first > 1 && kept < limit,
+        };
+        if older {
+            drop(ring);
+            return self.read_files(after, limit);
+        }
         let from = match after {
             Some(after) => ring.events.partition_point(|(seq, _)| *seq <= after),
-            None => ring.events.len().saturating_sub(limit),
+            None => kept.saturating_sub(limit),
         };
         let lines: Vec<_> = ring.events.iter().skip(from).take(limit).cloned().collect();
         drop(ring);
-        let read = |(seq, line): (u64, Arc<str>)| {
-            Some((seq, serde_json::from_str::<Line<Event>>(&line).ok()?.event))
-        };
-        lines.into_iter().filter_map(read).collect()
+        lines.into_iter().filter_map(parse).collect()
     }
 
     fn grown(&self, above: u64) -> BoxFuture<'_, ()> {
@@ -147,13 +174,48 @@ impl Journal for FileJournal {
     }
 }
 
+/// Which events a ring is for.
+#[derive(Debug, Default, Clone, Copy)]
+enum Keeps {
+    /// The last [`KEPT`] bytes.
+    #[default]
+    Memory,
+    /// So many: the last ones, or the first ones after a number.
+    Count(usize, Option<u64>),
+}
+
+impl Keeps {
+    fn wants(self, seq: u64, held: usize) -> bool {
+        match self {
+            Self::Count(limit, Some(after)) => seq > after && held < limit,
+            Self::Count(_, None) | Self::Memory => true,
+        }
+    }
+
+    fn is_over(self, bytes: usize, held: usize) -> bool {
+        match self {
+            Self::Memory => bytes > KEPT,
+            Self::Count(limit, _) => held > limit,
+        }
+    }
+}
+
+fn parse((seq, line): (u64, Arc<str>)) -> Option<(u64, Event)> {
+    Some((seq, serde_json::from_str::<Line<Event>>(&line).ok()?.event))
+}
+
 impl Ring {
     fn push(&mut self, seq: u64, line: Arc<str>) {
-        if self.events.len() == KEPT {
-            self.events.pop_front();
-        }
-        self.events.push_back((seq, line));
         self.last = seq;
+        if !self.keeps.wants(seq, self.events.len()) {
+            return;
+        }
+        self.bytes += line.len();
+        self.events.push_back((seq, line));
+        while self.keeps.is_over(self.bytes, self.events.len()) {
+            let Some((_, line)) = self.events.pop_front() else { return };
+            self.bytes -= line.len();
+        }
     }
 
     /// Adds what a file holds; whether its last line was torn.

@@ -26,10 +26,11 @@ pub(crate) const LATELY: Duration = Duration::from_secs(60);
 const LATELY_MAX: usize = 20_000;
 
 /// The node's measurements.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Metrics {
     phases: [Histogram; PHASES.len()],
-    lately: Mutex<VecDeque<(Instant, Started)>>,
+    begun: Instant,
+    lately: Mutex<VecDeque<Recent>>,
     /// Renewals, by [`Why::ALL`].
     renewals: [AtomicU64; Why::ALL.len()],
     /// From when a recycled one left routing until another was ready.
@@ -74,11 +75,59 @@ struct Histogram {
     micros: AtomicU64,
 }
 
+/// A start as it is remembered for a minute, in which there may be thousands.
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    at_ms: u64,
+    /// Microseconds; [`NEVER`]: there is none.
+    phases: [u32; PHASES.len()],
+    slot: u32,
+    pooled: Option<bool>,
+}
+
+const NEVER: u32 = u32::MAX;
+
+impl Recent {
+    fn new(at_ms: u64, started: &Started) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a float that is too large or small becomes the last or first number"
+        )]
+        let micros = |millis: Option<f64>| millis.map_or(NEVER, |millis| (millis * 1_000.0) as u32);
+        let phases = started.milliseconds().map(micros);
+        Self { at_ms, phases, slot: micros(started.slot_ms), pooled: started.pooled }
+    }
+
+    fn is_within(&self, last: Duration, now_ms: u64) -> bool {
+        u128::from(now_ms.saturating_sub(self.at_ms)) < last.as_millis()
+    }
+
+    fn started(&self) -> Started {
+        let millis = |micros: u32| (micros != NEVER).then(|| f64::from(micros) / 1_000.0);
+        let [taken, mounted, executed, listening] = self.phases.map(millis);
+        let phases = Phases { taken, mounted, executed, listening };
+        Started { phases, slot_ms: millis(self.slot), pooled: self.pooled }
+    }
+}
+
 impl Started {
     /// When each phase of it ended, in the order of [`PHASES`].
     pub(crate) fn milliseconds(&self) -> [Option<f64>; PHASES.len()] {
         let phases = &self.phases;
         [phases.taken, phases.mounted, phases.executed, phases.listening]
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            phases: Default::default(),
+            begun: Instant::now(),
+            lately: Mutex::default(),
+            renewals: Default::default(),
+            gaps: Histogram::default(),
+        }
     }
 }
 
@@ -90,15 +139,14 @@ impl Metrics {
                 histogram.observe(milliseconds / 1_000.0);
             }
         }
-        let now = Instant::now();
+        let at = self.millis();
         // A panic elsewhere leaves the queue whole: every change is one call.
         let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
-        while lately.front().is_some_and(|(at, _)| now.duration_since(*at) >= LATELY)
-            || lately.len() >= LATELY_MAX
+        while lately.front().is_some_and(|recent| !recent.is_within(LATELY, at)) || lately.len() >= LATELY_MAX
         {
             lately.pop_front();
         }
-        lately.push_back((now, started));
+        lately.push_back(Recent::new(at, &started));
     }
 
     /// Notes a renewal, and for how long nobody was ready.
@@ -132,10 +180,14 @@ impl Metrics {
 
     /// The starts of the last minute.
     pub(crate) fn lately(&self) -> Vec<Started> {
-        let now = Instant::now();
+        let now = self.millis();
         let lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
-        let recent = lately.iter().filter(|(at, _)| now.duration_since(*at) < LATELY);
-        recent.map(|(_, started)| *started).collect()
+        lately.iter().filter(|recent| recent.is_within(LATELY, now)).map(Recent::started).collect()
+    }
+
+    /// Since these measurements began.
+    fn millis(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Everything as text.

@@ -72,8 +72,30 @@ fn both_memory_and_files_are_bounded() {
     assert_eq!(journal.read(None, 1)[0].0, 320);
 
     let mut ring = Ring::default();
-    (1..=KEPT as u64 + 5).for_each(|seq| ring.push(seq, "{}\n".into()));
-    assert_eq!((ring.events.len(), ring.events[0].0), (KEPT, 6));
+    let line: Arc<str> = "x".repeat(KEPT / 4).into();
+    (1..=9).for_each(|seq| ring.push(seq, Arc::clone(&line)));
+    assert_eq!((ring.events.len(), ring.events[0].0, ring.bytes), (4, 6, KEPT));
+}
+
+#[test]
+fn what_memory_no_longer_holds_is_read_from_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = FileJournal::open(folder.path()).unwrap();
+    let long = "x".repeat(KEPT / 4);
+    for number in 1..=40 {
+        let mut event = event(number);
+        event.reason.clone_from(&long);
+        journal.record(event);
+    }
+    // The writer has its time.
+    drop(journal);
+    let journal = FileJournal::open(folder.path()).unwrap();
+    journal.record(event(41));
+    assert!(journal.ring().events.len() < 10);
+    assert_eq!(numbers(&journal, None, 12), (30..=41).collect::<Vec<_>>());
+    assert_eq!(numbers(&journal, Some(20), 3), [21, 22, 23]);
+    assert_eq!(numbers(&journal, Some(39), 9), [40, 41]);
+    assert_eq!(numbers(&journal, None, 99).last(), Some(&41));
 }
 
 #[tokio::test]
