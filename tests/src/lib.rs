@@ -139,6 +139,12 @@ fn free_port() -> u16 {
     ports.find_map(|port| u16::try_from(port).ok().filter(free)).unwrap()
 }
 
+/// A loopback address with such a port.
+#[must_use]
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
+}
+
 /// A server under test.
 #[derive(Debug)]
 pub struct Server {
@@ -157,13 +163,12 @@ impl Server {
     /// When it isn't ready within a minute.
     #[must_use]
     pub fn start_with(arguments: &[&str]) -> Self {
-        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let data = tempfile::Builder::new()
             .prefix("minato-test-")
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(disk())
             .unwrap();
-        let mut server = Self { child: None, api: loopback(free_port()), http: loopback(free_port()), data };
+        let mut server = Self { child: None, api: free_address(), http: free_address(), data };
         server.spawn(arguments);
         server
     }

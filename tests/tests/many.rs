@@ -1,4 +1,5 @@
-//! Two hundred instances: what a crash of the server, of an instance or of the keeper does to them.
+//! Two hundred instances: what a crash of the server, of an instance or of the keeper does to them, and
+//! what an upgrade does not.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -124,6 +125,29 @@ fn logs_go_on(server: &Server) {
     }
 }
 
+/// Another server takes over under load: nobody notices, and the one before ends.
+fn the_server_is_upgraded(server: &mut Server) {
+    let before = marks(&until_ready(server, "fleet", ALL));
+    let load = loads(server);
+    pause(Duration::from_millis(300));
+    let begun = now();
+    let mut former = server.upgrade(&["--anonymous-push"]);
+    println!("ready {:?} after the start of an upgrade over {ALL} instances", begun.elapsed());
+    pause(Duration::from_millis(300));
+    let shots = shots(load);
+    assert_eq!(failed(&shots).len(), 0, "of {}: {:?}", shots.len(), failed(&shots).first());
+    assert!(shots.len() > 100, "{} requests are no load", shots.len());
+    let longest = shots.iter().map(|shot| shot.ended - shot.begun).max();
+    println!("{} requests meanwhile, the longest {longest:?}", shots.len());
+    assert_eq!(marks(&until_ready(server, "fleet", ALL)), before);
+    let ended = until("the server before to end", || match former.try_wait().unwrap() {
+        Some(status) => Ok(status),
+        None => Err("it runs".to_owned()),
+    });
+    assert!(ended.success(), "{ended}");
+    assert_eq!(kernel::programs(server.data(), "sample"), ALL, "none is lost, none doubled");
+}
+
 /// Instances are killed under load, one of each service that has it.
 fn instances_are_killed(server: &Server) {
     let load = loads(server);
@@ -173,6 +197,7 @@ fn two_hundred_instances_outlive_the_server_and_are_replaced_when_they_do_not_li
     let small = "resources = { memory = \"24MiB\" }";
     server.apply(&fleet::manifest(SERVICES, small, &format!("min = {EACH}\nmax = {EACH}")));
     the_server_is_killed(&mut server);
+    the_server_is_upgraded(&mut server);
     instances_are_killed(&server);
     the_keeper_is_killed(&server);
     assert!(server.stop().success());

@@ -37,6 +37,13 @@ impl Handle {
         instances.get(instance)?.target.clone()
     }
 
+    /// The same, before it what it was earlier and has not finished.
+    fn targets(&self, instance: &InstanceId) -> Vec<Arc<Target>> {
+        let instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = instances.get(instance);
+        known.map(|known| known.all().cloned().collect()).unwrap_or_default()
+    }
+
     /// Opens and closes listeners, so that every service of the snapshot has its virtual address.
     fn listen(&self, snapshot: &Snapshot) {
         let Some(plan) = self.shared.plan else { return };
@@ -119,7 +126,8 @@ impl Routing for Handle {
             }
             let target =
                 Arc::new(Target::new(shared.next_serial(), endpoint, shared.clock.now(), shared.threads()));
-            known.target = Some(Arc::clone(&target));
+            known.former.extend(known.target.replace(Arc::clone(&target)));
+            known.former.retain(|former| former.in_flight() > 0);
             target
         };
         release.admit(&target);
@@ -143,29 +151,31 @@ impl Routing for Handle {
     }
 
     fn quiet(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
-        let target = self.target(instance);
+        let targets = self.targets(instance);
         Box::pin(async move {
-            if let Some(target) = target {
+            for target in targets {
                 target.quiet().await;
             }
         })
     }
 
     fn streams_over(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
-        let target = self.target(instance);
+        let targets = self.targets(instance);
         Box::pin(async move {
-            if let Some(target) = target {
+            for target in targets {
                 target.streams_over().await;
             }
         })
     }
 
     fn end_streams(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {
-        let Some(target) = self.target(instance) else { return Box::pin(std::future::ready(())) };
-        target.end_streams();
+        for target in self.targets(instance) {
+            target.end_streams();
+        }
+        let over = self.streams_over(instance);
         Box::pin(async move {
             // What a client doesn't take isn't waited for.
-            drop(tokio::time::timeout(FAREWELL, target.streams_over()).await);
+            drop(tokio::time::timeout(FAREWELL, over).await);
         })
     }
 
@@ -183,6 +193,9 @@ impl Routing for Handle {
             }
             self.shared.tell_all(|| Command::Cut(target.serial));
         }
+        for former in known.former {
+            self.shared.tell_all(|| Command::Cut(former.serial));
+        }
     }
 
     fn refuse(&self, release: &ReleaseKey, refusal: Option<Refusal>) {
@@ -194,6 +207,7 @@ impl Routing for Handle {
     }
 
     fn traffic(&self, instance: &InstanceId) -> Traffic {
-        self.target(instance).map(|target| target.traffic(self.shared.clock)).unwrap_or_default()
+        let all = self.targets(instance).into_iter().map(|target| target.traffic(self.shared.clock));
+        all.reduce(Traffic::and).unwrap_or_default()
     }
 }

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long a connection may stay unused once the edge has retired; also how long what is left has,
-/// after its streams were ended.
+/// after its streams were ended, or in a hurry.
 pub(crate) const RETIRED_IDLE: Duration = Duration::from_secs(30);
 /// How long inherited sockets wait for the service that they were opened for.
 pub(crate) const CLAIM: Duration = Duration::from_secs(30);
@@ -192,22 +192,28 @@ impl Edge {
     /// Its [`handle`](Edge::handle) goes on working, and it goes on waking and suspecting, as its
     /// connections are served by its own snapshot and its own targets until they end: whoever decides
     /// now has to tell it all that it tells the successor. Resolves when the last connection is gone
-    /// and all threads have ended; what is neither a stream nor over 30 s after `streams` is cut.
-    pub async fn retire(mut self, streams: Duration) {
+    /// and all threads have ended; what is neither a stream nor over 30 s after `streams` is cut. From
+    /// `hurry` on it ends as in [`Edge::drain`], within 30 s.
+    pub async fn retire(mut self, streams: Duration, hurry: impl Future<Output = ()>) {
         let limit = Instant::now() + streams;
         let shared = std::sync::Arc::clone(&self.handle.shared);
         shared.retire();
         self.names.clear();
         self.life.send_replace(Life::Retiring);
-        shared.confirmed().await;
-        if tokio::time::timeout_at(limit, no_connections(&shared)).await.is_err() {
-            shared.end_all_streams();
-            if tokio::time::timeout(RETIRED_IDLE, no_connections(&shared)).await.is_err() {
-                self.life.send_replace(Life::Ending);
-                drop(tokio::time::timeout(FAREWELL, no_connections(&shared)).await);
+        let retired = async {
+            shared.confirmed().await;
+            if tokio::time::timeout_at(limit, no_connections(&shared)).await.is_err() {
+                shared.end_all_streams();
+                if tokio::time::timeout(RETIRED_IDLE, no_connections(&shared)).await.is_err() {
+                    self.life.send_replace(Life::Ending);
+                    drop(tokio::time::timeout(FAREWELL, no_connections(&shared)).await);
+                }
             }
+        };
+        tokio::select! {
+            () = retired => self.end().await,
+            () = hurry => self.drain(RETIRED_IDLE).await,
         }
-        self.end().await;
     }
 }
 

@@ -53,7 +53,16 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     pub(crate) target: Option<Arc<Target>>,
+    /// What it was before it was admitted anew, as far as that still carries something.
+    pub(crate) former: Vec<Arc<Target>>,
     pub(crate) address: Option<Ipv4Addr>,
+}
+
+impl Known {
+    /// What it is, after all that it was and has not finished.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.former.iter().chain(&self.target)
+    }
 }
 
 struct Thread {
@@ -161,7 +170,7 @@ impl Shared {
     /// Ends the streams of every instance.
     pub(crate) fn end_all_streams(&self) {
         let instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        for target in instances.values().filter_map(|known| known.target.as_ref()) {
+        for target in instances.values().flat_map(Known::all) {
             target.end_streams();
         }
     }

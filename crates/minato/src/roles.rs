@@ -129,7 +129,7 @@ async fn serve(config: Config, upgrade: bool) -> anyhow::Result<()> {
         server = match handover::hand_over(server, visitor).await? {
             Outcome::Kept(server) => *server,
             Outcome::Replaced(retiring) => {
-                retiring.run(signals.next()).await;
+                retiring.run(&mut signals).await;
                 return Ok(());
             }
         };

@@ -106,3 +106,18 @@ pub struct Traffic {
     /// How long ago an answer of it began last; `None`: it never gave one.
     pub answered: Option<Duration>,
 }
+
+impl Traffic {
+    /// What it has carried here and elsewhere.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_add(other.requests),
+            in_flight: self.in_flight.saturating_add(other.in_flight),
+            streams: self.streams.saturating_add(other.streams),
+            errors: self.errors.saturating_add(other.errors),
+            oldest: self.oldest.max(other.oldest),
+            answered: self.answered.into_iter().chain(other.answered).min(),
+        }
+    }
+}

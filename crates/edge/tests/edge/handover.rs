@@ -65,7 +65,7 @@ async fn a_hand_over_under_load_fails_nothing() {
         next.handle.admit(instance.endpoint.clone());
         let goal = answered.load(SeqCst) + 200;
         until(|| answered.load(SeqCst) >= goal || clients.is_empty()).await;
-        let retiring = tokio::spawn(bed.edge.retire(Duration::from_secs(60)));
+        let retiring = tokio::spawn(bed.edge.retire(Duration::from_secs(60), std::future::pending()));
         // A connection that was unused stays until it was used once more.
         until(|| bed.handle.metrics().contains("minato_edge_connections 1\n")).await;
         let reply = idle.get("/").await;
@@ -92,7 +92,7 @@ async fn a_retired_edge_still_wakes_and_is_still_told() {
     old.handle.publish(Arc::default()).await;
     assert_eq!(client.reply("GET").await.status, 404);
     let next = successor(&old, None).await;
-    let retiring = tokio::spawn(old.edge.retire(Duration::from_secs(60)));
+    let retiring = tokio::spawn(old.edge.retire(Duration::from_secs(60), std::future::pending()));
     let table = minato_model::route::Table { services: vec![entry("shop/web", |_| {}, &[(1, 1)])] };
     old.handle.publish(Arc::new(table)).await;
     other.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
@@ -125,7 +125,7 @@ async fn all_that_is_listened_at_is_handed_over() {
     next.publish(vec![cart(9001), entry("shop/new", |route| route.virtual_offset = 4, &[])]).await;
     old.publish(vec![cart(9000), entry("shop/new", |route| route.virtual_offset = 4, &[])]).await;
     drop(all);
-    within(old.edge.retire(Duration::ZERO)).await;
+    within(old.edge.retire(Duration::ZERO, std::future::pending())).await;
     for (offset, port) in [(3, 80), (3, 9001), (4, 80), (4, 8080)] {
         let address = SocketAddr::from((plan.at(offset), port));
         within(async {

@@ -219,7 +219,7 @@ async fn a_retired_edge_keeps_streams_for_as_long_as_it_is_told() {
     bed.publish_web(|_| {}).await;
     let (mut given, _task) = by_hand(&bed, "one").await;
     let (mut client, mut instance) = websocket(&bed, &mut given).await;
-    let retiring = tokio::spawn(bed.edge.retire(Duration::from_millis(300)));
+    let retiring = tokio::spawn(bed.edge.retire(Duration::from_millis(300), std::future::pending()));
     instance.write_all(&[0x81, 1, b'x']).await.unwrap();
     assert_eq!(client.bytes(3).await, [0x81, 1, b'x']);
     assert_eq!(client.bytes(4).await, GOING_AWAY);

@@ -93,6 +93,15 @@ pub(super) fn check(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// Which server has it, as it signed: `(pid …)`.
+pub(super) fn holder(path: &Path) -> Option<String> {
+    let lock = File::open(path.join("lock")).ok()?;
+    // It is free for as long as `lock` is open, which is no longer than this.
+    flock(&lock, FlockOperation::NonBlockingLockShared).is_err().then_some(())?;
+    let pid = read(&path.join("lock")).ok()??;
+    Some(format!("(pid {})", pid.trim()))
+}
+
 /// The network that was chosen at the first start on a data directory.
 pub(super) fn network(path: &Path) -> anyhow::Result<Option<Ipv4Addr>> {
     let Some(text) = read(&path.join("network"))? else { return Ok(None) };

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,10 +37,15 @@ const DONE: Duration = Duration::from_secs(5);
 pub(super) struct Link {
     /// Unbounded, as the agent's calls must not wait; they are its steps, a few for each instance,
     /// and the link ends if they aren't read.
-    out: mpsc::UnboundedSender<FromNew>,
+    out: mpsc::UnboundedSender<Letter>,
     known: Mutex<Known>,
     over: CancellationToken,
+    /// It ended as the other didn't read, and may yet.
+    stuck: AtomicBool,
 }
+
+/// What is said; who wants to know is told when it is on its way.
+type Letter = (FromNew, Option<oneshot::Sender<()>>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -54,10 +62,11 @@ impl Link {
     #[expect(clippy::disallowed_methods, reason = "see `out`")]
     pub(super) fn new(reader: Reader, writer: Writer, wake: Arc<dyn Wake>) -> Arc<Self> {
         let (out, queue) = mpsc::unbounded_channel();
-        let link = Arc::new(Self { out, known: Mutex::default(), over: CancellationToken::new() });
+        let (known, over) = (Mutex::default(), CancellationToken::new());
+        let link = Arc::new(Self { out, known, over, stuck: AtomicBool::new(false) });
         // Both end with the connection.
         drop(tokio::spawn(Arc::clone(&link).read(reader, wake)));
-        drop(tokio::spawn(write(writer, queue, link.over.clone())));
+        drop(tokio::spawn(Arc::clone(&link).write(writer, queue)));
         link
     }
 
@@ -66,9 +75,12 @@ impl Link {
         self.say(FromNew::Call { number: None, call });
     }
 
-    /// Says that this server serves.
-    pub(super) fn ready(&self) {
-        self.say(FromNew::Ready);
+    /// Says that this server serves. `false`: the old one is there, was not told, and will take
+    /// everything back.
+    pub(super) async fn ready(&self) -> bool {
+        let (sent, told) = oneshot::channel();
+        drop(self.out.send((FromNew::Ready, Some(sent))));
+        told.await.is_ok() || !self.stuck.load(Ordering::Relaxed)
     }
 
     /// Tells the old edge at once; resolves when it says that it is done, or is gone, and for what is
@@ -138,7 +150,7 @@ impl Link {
 
     fn say(&self, message: FromNew) {
         // After its end there is nobody to be told.
-        drop(self.out.send(message));
+        drop(self.out.send((message, None)));
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -199,19 +211,21 @@ impl Link {
             *traffic = Traffic { requests: traffic.requests, errors: traffic.errors, ..Traffic::default() };
         }
     }
-}
 
-async fn write(mut writer: Writer, mut queue: mpsc::UnboundedReceiver<FromNew>, over: CancellationToken) {
-    loop {
-        let message = tokio::select! {
-            message = queue.recv() => message,
-            () = over.cancelled() => return,
-        };
-        let Some(message) = message else { return };
-        let sent = timeout(PATIENCE, writer.send(&message, &[])).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            over.cancel();
-            return;
+    async fn write(self: Arc<Self>, mut writer: Writer, mut queue: mpsc::UnboundedReceiver<Letter>) {
+        loop {
+            let letter = tokio::select! {
+                letter = queue.recv() => letter,
+                () = self.over.cancelled() => return,
+            };
+            let Some((message, sent)) = letter else { return };
+            let written = timeout(PATIENCE, writer.send(&message, &[])).await;
+            self.stuck.store(written.is_err(), Ordering::Relaxed);
+            if !matches!(written, Ok(Ok(()))) {
+                self.over.cancel();
+                return;
+            }
+            sent.map(|sent| sent.send(()));
         }
     }
 }

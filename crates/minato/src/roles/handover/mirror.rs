@@ -99,15 +99,7 @@ impl Routing for Mirror {
     }
 
     fn traffic(&self, instance: &InstanceId) -> Traffic {
-        let (own, before) = (self.own.traffic(instance), self.before.traffic(instance));
-        Traffic {
-            requests: own.requests + before.requests,
-            in_flight: own.in_flight.saturating_add(before.in_flight),
-            streams: own.streams.saturating_add(before.streams),
-            errors: own.errors + before.errors,
-            oldest: own.oldest.max(before.oldest),
-            answered: least(own.answered, before.answered),
-        }
+        self.own.traffic(instance).and(self.before.traffic(instance))
     }
 }
 

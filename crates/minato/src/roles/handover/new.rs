@@ -31,8 +31,8 @@ use crate::{
     },
 };
 
-/// How long the first answer may take: another server may just be taking over.
-const WELCOME: Duration = Duration::from_secs(60);
+/// How long an answer may take: another server may just be taking over.
+const WELCOME: Duration = Duration::from_secs(20);
 /// How long the running server may take to end what it has: answers of its API, starts and stops.
 const HANDED: Duration = Duration::from_secs(60);
 /// How long instances that serve may take to be found well. Requests for others wait, as for any start.
@@ -67,7 +67,7 @@ pub(in crate::roles) async fn take_over(config: Config) -> anyhow::Result<Server
     start::check_kernel(&path)?;
     let mut running = Running::find(&path, &config).await?;
     crash::point("handover.new.welcome");
-    let given = running.take().await?;
+    let mut given = running.take().await?;
     crash::point("handover.new.given");
     let Running { reader, writer, pid, api, http } = running;
     let missing = "the running server did not give all that it has";
@@ -77,6 +77,10 @@ pub(in crate::roles) async fn take_over(config: Config) -> anyhow::Result<Server
         Some(api) => api,
         None => TcpListener::from(given.api.context(missing)?),
     };
+    if http.is_some() {
+        // Open, they would take connections that nobody accepts.
+        given.edge.retain(|listening| listening.name != minato_edge::handover::Name::Http);
+    }
     let inherited = Inherited::new(given.edge);
     let http = match http {
         Some(http) => http.with(inherited),
@@ -97,13 +101,13 @@ pub(in crate::roles) async fn take_over(config: Config) -> anyhow::Result<Server
     ground.data.sign()?;
     let posted = ground.post()?;
     crash::point("handover.new.ready");
+    ensure!(before.ready().await, "the running server doesn't answer any more; it goes on when it can");
     edge.open();
     works.record(
         "server_upgraded",
         "this server took over",
         serde_json::json!({ "from": pid, "program": program() }),
     );
-    before.ready();
     let alone = CancellationToken::new();
     let gone = alone.clone();
     // Ends with the other server.
@@ -123,10 +127,14 @@ impl Running {
             Ok(stream) => stream,
             // The socket isn't there, or was left behind.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                bail!(
-                    "no server runs on {} that could be taken over; start one without --upgrade",
-                    path.display()
-                )
+                if let Some(server) = data::holder(path) {
+                    bail!(
+                        "the server that runs on {} {server} can't be taken over: it is of a version before \
+                         that, or only starting or stopping; stop it, then start this one without --upgrade",
+                        path.display()
+                    );
+                }
+                bail!("no server runs on {}; start this one without --upgrade", path.display())
             }
             Err(error) => {
                 return Err(error)
@@ -137,7 +145,13 @@ impl Running {
         let hello = FromNew::Hello { versions: VERSIONS, program: program() };
         timeout(WELCOME, writer.send(&hello, &[])).await??;
         let answer = timeout(WELCOME, reader.next::<FromOld>());
-        let answer = answer.await.context("the running server doesn't answer; is it being stopped?")?;
+        let answer = answer.await.with_context(|| {
+            let server = data::holder(path).unwrap_or_default();
+            format!(
+                "the running server {server} doesn't answer within {} s; it is left as it is",
+                WELCOME.as_secs()
+            )
+        })?;
         let (pid, api, http) = match answer.context("the running server can't be understood")? {
             Some((FromOld::Welcome { pid, api, http, .. }, _)) => (pid, api, http),
             Some((FromOld::Refused { reason }, _)) => {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     roles::{
+        Signals,
         start::{Ground, Server},
         works::{Stores, Works},
     },
@@ -24,12 +25,12 @@ use crate::{
 /// How long the new server has from the descriptors until it serves: with hundreds of instances on a
 /// busy machine it takes seconds.
 const READY: Duration = Duration::from_secs(60);
+/// It is counted in these: time in which this process doesn't run itself is nobody's fault.
+const TICK: Duration = Duration::from_millis(100);
 /// How long a new server that gave up may take to end.
 const END: Duration = Duration::from_secs(5);
 /// How long streams live on where their instances do, as `drain_streams` is by default.
 const STREAMS: Duration = Duration::from_secs(3_600);
-/// The same once somebody wants this process to end.
-const HURRIED: Duration = Duration::from_secs(30);
 
 /// What came of a hand-over.
 pub(in crate::roles) enum Outcome {
@@ -85,7 +86,7 @@ pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> any
             biased;
             () = ready.cancelled() => {}
             () = over.cancelled() => {}
-            () = sleep(READY) => tracing::warn!("the new server isn't ready after {} s", READY.as_secs()),
+            () = patience(READY) => tracing::warn!("the new server isn't ready after {} s", READY.as_secs()),
         }
         if ready.is_cancelled() {
             crash::point("handover.old.replaced");
@@ -114,6 +115,15 @@ pub(in crate::roles) async fn hand_over(server: Server, visitor: Visitor) -> any
     let reason = "the new server did not come to serve, and this one goes on";
     works.record("upgrade_failed", reason, serde_json::json!({ "pid": process.pid }));
     Ok(Outcome::Kept(Box::new(Server { ground, edge, routing, works, api, posted, desk, alone })))
+}
+
+/// Waits in steps. After a stop (SIGSTOP) of longer than all of them, what came meanwhile is heard first.
+async fn patience(time: Duration) {
+    let mut waited = Duration::ZERO;
+    while waited < time {
+        sleep(TICK).await;
+        waited += TICK;
+    }
 }
 
 /// What is given away, in duplicates.
@@ -147,18 +157,27 @@ impl Held<'_> {
 
 impl Retiring {
     /// Serves until the last connection is gone, here and in the servers before that are led through
-    /// this one. With `hurry`, streams get no longer than anybody else.
-    pub(in crate::roles) async fn run(self, hurry: impl Future<Output = ()>) {
+    /// this one. After a signal, or the end of the successor, which leads it, it hurries: streams get no
+    /// longer than anybody else. After another signal nobody is waited for.
+    pub(in crate::roles) async fn run(self, signals: &mut Signals) {
         let Self { edge, stop, over, alone, successor } = self;
         tracing::info!(pid = successor, "this server is replaced, and ends with its last connection");
+        let hurry = CancellationToken::new();
         let retired = async {
-            edge.retire(STREAMS).await;
-            alone.cancelled().await;
+            edge.retire(STREAMS, hurry.cancelled()).await;
+            let _hurried = hurry.run_until_cancelled(alone.cancelled()).await;
         };
-        let mut retired = std::pin::pin!(retired);
+        let cut = async {
+            tokio::select! {
+                () = signals.next() => {}
+                () = over.cancelled() => tracing::info!("the server that took over is gone"),
+            }
+            hurry.cancel();
+            signals.next().await;
+        };
         tokio::select! {
-            () = &mut retired => {}
-            () = hurry => drop(timeout(HURRIED, retired).await),
+            () = retired => {}
+            () = cut => tracing::info!("a second signal: what is left is cut"),
         }
         stop.cancel();
         drop(timeout(END, over.cancelled()).await);
