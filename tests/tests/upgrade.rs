@@ -211,6 +211,12 @@ fn what_cannot_be_taken_over_is_refused_before_anything_happens() {
     assert!(said.stderr.contains("needs a restart"), "{}", said.stderr);
     let said = upgrade(&["--api", &server.http.to_string(), "--http", &server.http.to_string()]);
     assert!(said.code() == 1 && said.stderr.contains("can't listen on"), "{}", said.stderr);
+    // As a server of before there was a hand-over.
+    let (desk, aside) = (server.data().join("handover"), server.data().join("aside"));
+    std::fs::rename(&desk, &aside).unwrap();
+    let said = upgrade(&[]);
+    assert!(said.code() == 1 && said.stderr.contains("stop it, then start this one"), "{}", said.stderr);
+    std::fs::rename(&aside, &desk).unwrap();
     assert_eq!(server.ask(HOST, "/").status, 200);
     assert!(server.stop().success());
     let said = server.minato(&["server", "--upgrade", "--data", &data]);

@@ -137,6 +137,26 @@ async fn an_instance_with_streams_only_is_quiet() {
 }
 
 #[tokio::test]
+async fn who_is_admitted_anew_still_has_what_was_begun() {
+    let bed = bed();
+    bed.publish_web(|_| {}).await;
+    let (mut given, _task) = by_hand(&bed, "one").await;
+    let mut asking = bed.client().await;
+    asking.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    let mut asked = within(given.recv()).await.unwrap();
+    bed.handle.withdraw(&id("one")).await;
+    let (_given, _task) = by_hand(&bed, "one").await;
+    bed.handle.withdraw(&id("one")).await;
+    let traffic = bed.handle.traffic(&id("one"));
+    assert_eq!((traffic.requests, traffic.in_flight), (1, 1));
+    let mut quiet = bed.handle.quiet(&id("one"));
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut quiet).await.is_err());
+    asked.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    within(quiet).await;
+    assert_eq!(asking.reply("GET").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_websocket_is_closed_between_two_frames_and_events_end_whole() {
     let bed = bed();
     bed.publish_web(|_| {}).await;
