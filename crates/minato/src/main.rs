@@ -24,6 +24,7 @@ fn do_without_huge_pages() {
 }
 
 fn main() -> ExitCode {
+    minato_runtime::memory::give_back_at_once();
     let mut arguments = std::env::args_os();
     let first = arguments.nth(1);
     // Two programs hide in this one: the keeper, which the server starts, and the sample

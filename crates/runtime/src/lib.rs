@@ -24,6 +24,7 @@ mod init;
 pub mod keeper;
 pub mod kernel;
 pub mod logs;
+pub mod memory;
 pub mod mounts;
 pub mod protection;
 pub mod sandbox;

@@ -12,8 +12,10 @@ use std::{
 
 use crate::protection::{Protection, Without};
 
+mod allocator;
 mod companion;
 
+pub(crate) use allocator::hold_freed_memory;
 pub(crate) use companion::{Companion, Turn};
 
 /// Which side of a fork this is.
