@@ -54,7 +54,8 @@ pub struct Limits {
     pub body_idle: Duration,
     /// How long a response or an upgraded connection may pause.
     pub stream_idle: Duration,
-    /// Until an instance accepts a connection.
+    /// Until an instance accepts a connection: above the second after which the kernel asks again, so that
+    /// a queue that was full for a moment makes nobody suspect.
     pub connect: Duration,
     /// How long a connection to an instance is kept unused: below what servers commonly allow, so
     /// that the instance seldom closes it first.
@@ -76,7 +77,7 @@ impl Default for Limits {
             idle: Duration::from_secs(75),
             body_idle: Duration::from_secs(30),
             stream_idle: Duration::from_secs(300),
-            connect: Duration::from_secs(1),
+            connect: Duration::from_millis(1500),
             pool_idle: Duration::from_secs(4),
             head_bytes: 64 * 1024,
             uri_bytes: 16 * 1024,
