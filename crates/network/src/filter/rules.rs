@@ -178,3 +178,36 @@ fn outgoing(ours: &str, whole: Prefix, node: Prefix) -> Vec<Rule> {
         ),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUESTION: fn(&Expression) -> bool =
+        |e| matches!(e, From(_) | NotFrom(_) | To(_) | NotTo(_) | IcmpUnreachable);
+
+    /// Whether IPv6 has left the chain before its rule with this comment.
+    fn is_without_v6(all: &[Rule], rule: &Rule) -> bool {
+        let earlier = all.iter().take_while(|r| r.what != rule.what).filter(|r| r.chain == rule.chain);
+        earlier.into_iter().any(|r| matches!(r.expressions.as_slice(), [V6, Accept | Drop]))
+    }
+
+    /// Questions read an address where IPv4 has it: in IPv6 there is something else.
+    #[test]
+    fn no_ipv6_comes_to_a_question_of_ipv4_addresses() {
+        let plan = minato_model::network::AddressPlan::new(std::net::Ipv4Addr::new(10, 7, 0, 0));
+        let all = rules(&NodeNetwork { id: crate::names::NodeId8::new(1), plan });
+        let first = |chain| &all.iter().find(|r| r.chain == chain).unwrap().expressions;
+        // What instances send as IPv6 ends before all else: no later hook sees it come in from them.
+        assert!(matches!(first("prerouting").as_slice(), [In(_), Goto("from_instance")]));
+        assert_eq!(first("from_instance").as_slice(), [V6, Drop]);
+        for rule in all.iter().filter(|r| r.expressions.iter().any(QUESTION)) {
+            let into = |r: &&Rule| r.expressions.contains(&Goto(rule.chain));
+            let ways: Vec<&Rule> = all.iter().filter(into).collect();
+            let from_instances = |r: &Rule| r.chain != "prerouting" && matches!(r.expressions[0], In(_));
+            let by_the_way =
+                !ways.is_empty() && ways.iter().all(|r| from_instances(r) || is_without_v6(&all, r));
+            assert!(is_without_v6(&all, rule) || by_the_way, "{rule:?}");
+        }
+    }
+}
