@@ -59,7 +59,7 @@ fn the_server_dies_in_a_start() {
 fn the_server_dies_in_a_drain() {
     let mut server = sample::server();
     server.apply(&manifest("0", "min = 1", ""));
-    let points = ["drain.withdrawn", "drain.quiet", "drain.signalled", "drain.ended"];
+    let points = ["drain.withdrawn", "drain.quiet", "drain.noted", "drain.signalled", "drain.ended"];
     for (round, at) in points.into_iter().enumerate() {
         server.kill();
         assert!(server.spawn_armed(&[("MINATO_CRASH_AT", at)]), "{at}");
@@ -75,6 +75,8 @@ fn the_server_dies_in_a_drain() {
         server.apply(&text);
         let why = server.why(&old);
         assert!(why.contains("signal 15"), "{at}: its end is known: {why}");
+        let told = |kind| events_of(&server, kind).iter().filter(|event| event["instance"] == *old).count();
+        assert_eq!((told("instance_stopped"), told("instance_failed")), (1, 0), "{at}: it was asked to");
     }
     stop(&mut server, "drain");
 }

@@ -38,6 +38,16 @@ pub(crate) struct Tag {
     port: u16,
     started_at: Moment,
     asked_by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stopping: Option<Stopping>,
+}
+
+/// That an instance was told to stop: who comes after goes on with that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Stopping {
+    pub(crate) since: Moment,
+    pub(crate) signal: i32,
+    pub(crate) reason: String,
 }
 
 impl Tag {
@@ -49,7 +59,12 @@ impl Tag {
             port: record.port,
             started_at: record.started_at,
             asked_by: record.asked_by.clone(),
+            stopping: None,
         }
+    }
+
+    pub(crate) fn stopping(self, stopping: Stopping) -> Self {
+        Self { stopping: Some(stopping), ..self }
     }
 
     /// As the keeper keeps it.
@@ -91,7 +106,7 @@ fn numbers(keeper: &Keeper, held: &Held) -> Numbers {
     Numbers { offset, range }
 }
 
-/// Takes an instance over; if no slice wants it, to drain it.
+/// Takes an instance over; if no slice wants it, to drain it; if it was told to stop, to see its end.
 fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth> {
     let mut table = node.table();
     let wanted = is_wanted(&table, &tag);
@@ -110,8 +125,11 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         offset,
         range,
         log: held.log.clone(),
-        phase: Phase::Starting,
-        reason: "it runs since before the server started, and is being adopted".to_owned(),
+        phase: if tag.stopping.is_some() { Phase::Draining } else { Phase::Starting },
+        reason: tag.stopping.as_ref().map_or_else(
+            || "it runs since before the server started, and is being adopted".to_owned(),
+            |stopping| stopping.reason.clone(),
+        ),
         pid: Some(held.pid),
         started_at: tag.started_at,
         begun: begun(node.now(), tag.started_at),
@@ -129,7 +147,11 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
     drop(table);
     // Before anything that it sends is listened to.
     node.routing.introduce(&held.instance, &tag.release.service, held.address);
-    Some(Birth { id: held.instance.clone(), key: tag.release, orders, by: By::Adoption { pid: held.pid } })
+    let by = match tag.stopping {
+        Some(stopping) => By::Stopping(stopping),
+        None => By::Adoption { pid: held.pid },
+    };
+    Some(Birth { id: held.instance.clone(), key: tag.release, orders, by })
 }
 
 /// When its start began: its age goes on, by the time of day.
@@ -155,7 +177,12 @@ fn is_wanted(table: &Table, tag: &Tag) -> bool {
 
 /// Tells what nobody was there to be told.
 fn ended(node: &Node, keeper: &Keeper, held: &Held, tag: Option<Tag>, end: &Ended) {
-    if let Some(tag) = tag {
+    if let Some(tag) = tag.as_ref().filter(|tag| tag.stopping.is_some()).cloned() {
+        let reason = format!("{}, while no server was there", describe(end));
+        let data = serde_json::json!({ "ended_at": Moment(end.at_ms) });
+        node.record("instance_stopped", &tag.release, &held.instance, &reason, data);
+        node.table().remember(life(&node.name, &held.instance, tag, reason, end));
+    } else if let Some(tag) = tag {
         let fault = fault_of(end);
         let reason = format!("{}, while no server was there", fault.reason);
         let data = serde_json::json!({ "code": fault.code, "ended_at": Moment(end.at_ms) });
@@ -168,13 +195,14 @@ fn ended(node: &Node, keeper: &Keeper, held: &Held, tag: Option<Tag>, end: &Ende
 }
 
 fn life(node: &NodeName, id: &InstanceId, tag: Tag, reason: String, end: &Ended) -> Life {
+    let state = if tag.stopping.is_some() { InstanceState::Stopped } else { InstanceState::Failed };
     let instance = Instance {
         id: id.clone(),
         app: tag.release.service.app,
         service: tag.release.service.service,
         release: tag.release.number,
         image: tag.image,
-        state: InstanceState::Failed,
+        state,
         reason,
         address: None,
         node: node.clone(),

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    adopt::{Stopping, Tag},
     decide::DrainCause,
     node::Node,
     rehearsal,
@@ -59,18 +60,60 @@ pub(crate) async fn drain(
         // The next server decides anew; this task ends with the agent.
         std::future::pending::<()>().await;
     }
+    note(node, id, key, patience.signal);
+    crash::point("drain.noted");
+    let end = stop(node, id, patience.signal, STOP, orders).await;
+    crash::point("drain.ended");
+    end
+}
+
+/// Goes on where a server before had told an instance to stop: it could have died before it did.
+pub(crate) async fn go_on(
+    node: &Arc<Node>,
+    id: &InstanceId,
+    stopping: &Stopping,
+    orders: &mut watch::Receiver<Orders>,
+) -> Option<Ended> {
+    node.table().may_stop(id);
+    let passed = u64::try_from(node.now().0.saturating_sub(stopping.since.0)).unwrap_or(0);
+    let left = STOP.saturating_sub(Duration::from_millis(passed)).max(HURRY);
+    stop(node, id, stopping.signal, left, orders).await
+}
+
+/// The keeper remembers that it was told to stop, for a server after this one.
+fn note(node: &Node, id: &InstanceId, key: &ReleaseKey, signal: i32) {
+    let tag = {
+        let table = node.table();
+        let Some(record) = table.instances.get(id) else { return };
+        let hash = table.releases.get(key).map_or("", |state| state.release.hash.as_str());
+        let stopping = Stopping { since: node.now(), signal, reason: record.reason.clone() };
+        Tag::of(record, hash).stopping(stopping)
+    };
     if let Some(keeper) = node.keeper()
-        && let Err(error) = keeper.client.signal(id, patience.signal)
+        && let Err(error) = keeper.client.tag(id, &tag.encode())
+    {
+        tracing::debug!(%error, instance = %id, "stop not noted by the keeper");
+    }
+}
+
+/// The stop signal; the kill, if that doesn't help within a time.
+async fn stop(
+    node: &Node,
+    id: &InstanceId,
+    signal: i32,
+    within: Duration,
+    orders: &mut watch::Receiver<Orders>,
+) -> Option<Ended> {
+    if let Some(keeper) = node.keeper()
+        && let Err(error) = keeper.client.signal(id, signal)
     {
         tracing::warn!(%error, instance = %id, "stop signal not sent");
     }
     crash::point("drain.signalled");
-    let end = match stopped(orders).await {
+    match stopped(orders, within).await {
         Some(end) => Some(end),
         None => kill(node, id, orders).await,
-    };
-    crash::point("drain.ended");
-    end
+    }
 }
 
 /// Lets streams go on for their time, then ends them. Meanwhile nothing counts the instance as running.
@@ -113,10 +156,10 @@ async fn finish_streams(
 }
 
 /// Waits for the end as long as a stop may take.
-async fn stopped(orders: &mut watch::Receiver<Orders>) -> Option<Ended> {
+async fn stopped(orders: &mut watch::Receiver<Orders>, within: Duration) -> Option<Ended> {
     let hurry = orders.borrow().hurry;
     if !hurry {
-        match timeout(STOP, wait(orders, |orders| orders.hurry)).await {
+        match timeout(within, wait(orders, |orders| orders.hurry)).await {
             Ok(None) => {}
             Ok(end) => return end,
             Err(_elapsed) => return None,

@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    adopt::Stopping,
     backoff::Failed,
     decide::DrainCause,
     drain, drift, health, logs,
@@ -50,6 +51,8 @@ pub(crate) enum By {
     Start(Arc<Prepared>, Option<Box<Parked>>),
     /// It runs already.
     Adoption { pid: u32 },
+    /// A server before told it to stop.
+    Stopping(Stopping),
 }
 
 /// Why an instance doesn't go on.
@@ -147,6 +150,10 @@ async fn whole(node: Arc<Node>, birth: Birth) {
             start::start(&node, &id, &key, &prepared, parked.map(|parked| *parked), &mut orders).await
         }
         By::Adoption { pid } => start::adopt(&node, &id, &key, pid, &mut orders).await,
+        By::Stopping(stopping) => {
+            let end = drain::go_on(&node, &id, &stopping, &mut orders).await;
+            return finish(&node, &id, &key, None, end).await;
+        }
     };
     let stop = match begun {
         Ok(()) => {

@@ -253,6 +253,14 @@ impl Client {
         self.link.shared.send(&Request::Started { instance: instance.clone() }, tag)
     }
 
+    /// What a later server is told with an instance that was started, from now on.
+    ///
+    /// # Errors
+    /// The keeper is gone.
+    pub fn tag(&self, instance: &InstanceId, tag: &[u8]) -> Result<(), KeeperError> {
+        self.started(instance, tag)
+    }
+
     /// Sends a signal, by number, to the first process of an instance: with `init = true` it is passed
     /// to the program. Nothing happens if it has ended.
     ///
