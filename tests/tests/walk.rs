@@ -37,7 +37,9 @@ fn a_request_starts_what_answers_it() {
     let first = server.ask("hello.localhost", "/");
     assert_eq!((first.status, first.text().as_str()), (200, "from busybox\n"), "{}", first.head);
     let timing = first.header("server-timing").unwrap();
-    for phase in ["start;dur=", "taken;dur=", "mounted;dur=", "executed;dur=", "listening;dur="] {
+    for phase in
+        ["start;dur=", "taken;dur=", "mounted;dur=", "executed;dur=", "listening;dur=", "sandbox;desc="]
+    {
         assert!(timing.contains(phase), "{timing}");
     }
     let warm = server.ask("hello.localhost", "/");

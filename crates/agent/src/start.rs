@@ -33,7 +33,7 @@ use crate::{
     pool::{self, Parked, Pool},
     prepare::{Prepared, whole},
     slice,
-    table::{Orders, Phase},
+    table::{Orders, Phase, Record},
 };
 
 /// From the beginning of a start until the instance must listen and be well.
@@ -231,17 +231,15 @@ async fn until_ready(
 
 /// Lets requests go to an instance, and says so.
 fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, cold: bool) {
-    let Some((address, port)) = node.table().instances.get(id).map(|record| (record.address, record.port))
-    else {
-        return;
-    };
-    let cold_phases = cold.then_some(phases);
+    let known = |record: &Record| (record.address, record.port, record.pooled);
+    let Some((address, port, pooled)) = node.table().instances.get(id).map(known) else { return };
     node.routing.admit(Endpoint {
         instance: id.clone(),
         release: key.clone(),
         address,
         port,
-        cold: cold_phases,
+        cold: cold.then_some(phases),
+        pooled,
     });
     crash::point("start.ready");
     let mut table = node.table();

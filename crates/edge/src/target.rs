@@ -238,6 +238,7 @@ pub(crate) mod tests {
             address: std::net::Ipv4Addr::LOCALHOST,
             port: 1,
             cold: None,
+            pooled: None,
         };
         Target::new(serial, endpoint, 1, 1)
     }

@@ -154,7 +154,8 @@ fn respond(
         lease.begin_stream();
     }
     if let Some((waited, phases)) = waited
-        && let Ok(value) = HeaderValue::from_str(&server_timing(waited, phases))
+        && let Ok(value) =
+            HeaderValue::from_str(&server_timing(waited, phases, lease.target().endpoint.pooled))
     {
         headers.append("server-timing", value);
     }
@@ -191,8 +192,9 @@ fn respond(
     response
 }
 
-/// The phases of the start that an answer waited for, in milliseconds; `start` is the whole.
-fn server_timing(waited: Duration, phases: Phases) -> String {
+/// The phases of the start that an answer waited for, in milliseconds; `start` is the whole. And whether its
+/// sandbox came from the pool.
+fn server_timing(waited: Duration, phases: Phases, pooled: Option<bool>) -> String {
     let whole = (waited.as_secs_f64() * 1000.0).max(phases.listening.unwrap_or(0.0));
     let each = [
         ("start", Some(whole)),
@@ -202,5 +204,7 @@ fn server_timing(waited: Duration, phases: Phases) -> String {
         ("listening", phases.listening),
     ];
     let each = each.into_iter().filter_map(|(name, at)| Some(format!("{name};dur={:.2}", at?)));
-    each.collect::<Vec<_>>().join(", ")
+    let sandbox = pooled.map(|pooled| if pooled { "pooled" } else { "cold" });
+    let sandbox = sandbox.map(|how| format!("sandbox;desc=\"{how}\""));
+    each.chain(sandbox).collect::<Vec<_>>().join(", ")
 }

@@ -79,4 +79,6 @@ pub struct Endpoint {
     /// The phases of its start, for the `Server-Timing` of answers that waited for it; absent for
     /// one that was adopted.
     pub cold: Option<Phases>,
+    /// Whether its start took a sandbox that was made ahead; absent where that isn't known.
+    pub pooled: Option<bool>,
 }

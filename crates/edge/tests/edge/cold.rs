@@ -30,7 +30,8 @@ async fn a_request_wakes_its_release_and_waits() {
     assert_eq!(reply.text(), "one");
     let timing = reply.field("server-timing").unwrap();
     assert!(
-        timing.starts_with("start;dur=") && timing.contains("taken;dur=0.50, listening;dur=2.00"),
+        timing.starts_with("start;dur=")
+            && timing.ends_with("taken;dur=0.50, listening;dur=2.00, sandbox;desc=\"pooled\""),
         "{timing}"
     );
     let reply = client.get("/").await;

@@ -192,7 +192,8 @@ impl Drop for Instance {
 pub(crate) fn endpoint(name: &str, release: ReleaseKey, address: SocketAddr) -> Endpoint {
     let SocketAddr::V4(address) = address else { panic!("an IPv4 address") };
     let cold = Some(Phases { taken: Some(0.5), listening: Some(2.0), ..Phases::default() });
-    Endpoint { instance: id(name), release, address: *address.ip(), port: address.port(), cold }
+    let (instance, address, port) = (id(name), *address.ip(), address.port());
+    Endpoint { instance, release, address, port, cold, pooled: Some(true) }
 }
 
 /// Serves each connection of a listener of its own; all end with the task.
