@@ -138,6 +138,12 @@ impl Core {
         self.journal.record(event);
     }
 
+    /// What happened, as [`Journal::read`] tells it; what is older than memory is read from files, which blocks.
+    pub(crate) async fn events(&self, after: Option<u64>, limit: usize) -> Vec<(u64, Event)> {
+        let journal = Arc::clone(&self.journal);
+        tokio::task::spawn_blocking(move || journal.read(after, limit)).await.unwrap_or_default()
+    }
+
     /// Writes the batch; `None`: something had changed meanwhile, and nothing was written.
     pub(crate) async fn commit(&self, batch: Batch) -> Result<Option<u64>, Fault> {
         match self.state.commit(batch.guards, batch.writes).await? {

@@ -49,7 +49,7 @@ pub(crate) async fn why(core: &Core, thing: &str) -> Result<Why, Problem> {
         let key: ServiceKey = thing.parse().map_err(|_| unknown(thing))?;
         let Some(service) = world.service(&key) else { return Err(unknown(thing)) };
         let mut lines = of_service(core, &world, &key, service).await?;
-        lines.extend(events(core, |event| is_of(event, &key)));
+        lines.extend(events(core, |event| is_of(event, &key)).await);
         return Ok(Why { thing: thing.to_owned(), kind: "service", lines, life: None });
     }
     let app: Option<AppName> = thing.parse().ok();
@@ -79,7 +79,7 @@ async fn of_app(core: &Core, world: &World, app: &AppName) -> Result<Why, Fault>
     for (key, _, service) in world.declared().filter(|(key, ..)| key.app == *app) {
         lines.extend(of_service(core, world, &key, service).await?);
     }
-    lines.extend(events(core, |event| event.app.as_ref() == Some(app)));
+    lines.extend(events(core, |event| event.app.as_ref() == Some(app)).await);
     Ok(Why { thing: app.to_string(), kind: "app", lines, life: None })
 }
 
@@ -110,7 +110,7 @@ async fn of_service(
             lines.extend(last_lines(core, &failing.instance).await);
         }
     }
-    let seen = core.journal.read(None, EVENTS_SEEN);
+    let seen = core.events(None, EVENTS_SEEN).await;
     let own = seen.iter().map(|(_, event)| event).filter(|event| is_of(event, key));
     lines.extend(renewals::summary(own));
     Ok(lines)
@@ -164,7 +164,7 @@ async fn of_release(core: &Core, world: &World, key: &ReleaseKey) -> Result<Why,
     let seen = Seen::collect(false, world.reports_of(&key.service).map(|(_, report)| report)).of(key.number);
     lines.push(format!("  instances: {} running, {} ready", seen.running, seen.ready));
     lines.extend(seen.failing.as_ref().map(|failing| format!("  {}", failure(failing))));
-    lines.extend(events(core, |event| is_of(event, &key.service) && event.release == Some(key.number)));
+    lines.extend(events(core, |event| is_of(event, &key.service) && event.release == Some(key.number)).await);
     Ok(Why { thing: key.to_string(), kind: "release", lines, life: None })
 }
 
@@ -201,7 +201,7 @@ async fn of_instance(core: &Core, id: &InstanceId) -> Result<Why, Problem> {
     )];
     lines.extend(start::lines(&life));
     lines.push(format!("  {} requests, {} in flight", instance.requests, instance.in_flight));
-    let seen = core.journal.read(None, EVENTS_SEEN);
+    let seen = core.events(None, EVENTS_SEEN).await;
     lines.extend(renewals::of_instance(seen.iter().map(|(_, event)| event), id));
     lines.extend(life.end.iter().map(|end| format!("  it ended: {end}")));
     lines.extend(life.findings.iter().map(|finding| format!("  {finding}")));
@@ -209,13 +209,13 @@ async fn of_instance(core: &Core, id: &InstanceId) -> Result<Why, Problem> {
         lines.push("  the last lines that it wrote:".to_owned());
         lines.extend(life.last_lines.iter().map(|line| format!("    | {line}")));
     }
-    lines.extend(events(core, |event| event.instance.as_ref() == Some(id)));
+    lines.extend(events(core, |event| event.instance.as_ref() == Some(id)).await);
     Ok(Why { thing: id.to_string(), kind: "instance", lines, life: Some(life) })
 }
 
 /// The last events that concern a thing.
-fn events(core: &Core, concerns: impl Fn(&Event) -> bool) -> Vec<String> {
-    let all = core.journal.read(None, EVENTS_SEEN);
+async fn events(core: &Core, concerns: impl Fn(&Event) -> bool) -> Vec<String> {
+    let all = core.events(None, EVENTS_SEEN).await;
     let mut lines: Vec<String> = all
         .iter()
         .rev()

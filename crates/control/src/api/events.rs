@@ -46,7 +46,7 @@ async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Respons
     let mut reader = Reader { core: Arc::clone(&core), app: query.app, after: 0 };
     // Of one app's the last ones may lie far apart.
     let mut first =
-        reader.take(core.journal.read(None, if reader.app.is_some() { LIMIT_MAX } else { limit }));
+        reader.take(core.events(None, if reader.app.is_some() { LIMIT_MAX } else { limit }).await);
     first.drain(..first.len().saturating_sub(limit));
     if !query.follow {
         return Ok(whole(&first));
@@ -72,7 +72,7 @@ impl Reader {
     async fn next(&mut self) -> Vec<Event> {
         let core = Arc::clone(&self.core);
         core.journal.grown(self.after).await;
-        self.take(core.journal.read(Some(self.after), LIMIT_MAX))
+        self.take(core.events(Some(self.after), LIMIT_MAX).await)
     }
 
     /// Notes how far it was read, and leaves what isn't asked for.
