@@ -167,7 +167,7 @@ fn the_keeper_dies_when_an_instance_ends() {
 fn the_keeper_dies_in_a_drain() {
     let mut server = sample::server();
     server.apply(&manifest("0", "min = 1", ""));
-    for (round, at) in ["keeper.exited", "keeper.ended"].into_iter().enumerate() {
+    for (round, at) in ["keeper.signalled", "keeper.exited", "keeper.ended"].into_iter().enumerate() {
         assert!(server.stop().success());
         let gone = keepers_gone(&server);
         assert!(server.spawn_armed(&[("MINATO_KEEPER_CRASH_AT", at)]), "{at}");
@@ -182,4 +182,27 @@ fn the_keeper_dies_in_a_drain() {
         server.apply(&text);
     }
     stop(&mut server, "drain");
+}
+
+#[test]
+fn the_keeper_dies_in_an_adoption() {
+    let mut server = sample::server();
+    server.apply(&manifest("1", "min = 2", ""));
+    // Its own server was greeted before, when there was nothing to hold.
+    for at in ["keeper.hello:2", "keeper.held", "keeper.held:2", "keeper.greeted:2"] {
+        assert!(server.stop().success());
+        assert!(server.spawn_armed(&[("MINATO_KEEPER_CRASH_AT", at)]), "{at}");
+        let before = until_ready(&server, "app/web", 2);
+        let first = keeper(&server);
+        server.kill();
+        server.spawn(&[]);
+        let after = all_is_right(&mut server, 2, at);
+        assert_ne!(keeper(&server), first, "{at}");
+        assert!(after.iter().all(|one| before.iter().all(|old| id(old) != id(one))), "{at}");
+        let blamed = events_of(&server, "instance_failed")
+            .into_iter()
+            .filter(|event| event["data"]["in_a_row"].as_u64().is_some_and(|in_a_row| in_a_row > 1));
+        assert_eq!(blamed.collect::<Vec<_>>(), Vec::<Value>::new(), "{at}: nobody backs off");
+    }
+    stop(&mut server, "adoption");
 }

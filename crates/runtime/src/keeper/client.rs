@@ -33,6 +33,8 @@ use crate::{
 
 /// The longest that a sandbox may take to be made: hundreds of them, one after another.
 const MAKE_MAX: Duration = Duration::from_secs(30);
+/// Keepers that may die while they greet this server before that is an error.
+const LOST_MAX: u32 = 3;
 
 /// The keeper can't be reached.
 #[derive(Debug, thiserror::Error)]
@@ -137,14 +139,23 @@ impl Client {
     /// See [`KeeperError`].
     pub fn connect_or_spawn(config: &Config) -> Result<Connection, KeeperError> {
         let mut process = None;
+        let mut lost = 0;
         // Each round: connect, else start one. Another server's keeper may be starting or ending.
         for _ in 0..200 {
             match connect_to(config) {
-                Ok(socket) => return greet(config, socket, process),
+                Ok(socket) => match greet(config, socket, &mut process) {
+                    // It died just now: what it held died with it, and the next one sweeps it away.
+                    Err(KeeperError::Gone) if lost < LOST_MAX => lost += 1,
+                    result => return result,
+                },
                 Err(error) => match error.raw_os_error() {
                     Some(libc::ENOENT | libc::ECONNREFUSED) => {}
                     _ => return Err(KeeperError::Io(error)),
                 },
+            }
+            if let Some(mut dead) = process.take() {
+                // Nothing to reap if it only hung up.
+                drop(dead.try_wait());
             }
             process = start(config)?;
             if process.is_none() {
@@ -415,7 +426,7 @@ fn start(config: &Config) -> Result<Option<std::process::Child>, KeeperError> {
 fn greet(
     config: &Config,
     mut socket: OwnedFd,
-    process: Option<std::process::Child>,
+    process: &mut Option<std::process::Child>,
 ) -> Result<Connection, KeeperError> {
     let (mut held, mut ids, mut version) = first_words(&socket, VERSION)?;
     if version == FIRST {
@@ -431,7 +442,7 @@ fn greet(
         calls: Mutex::default(),
         ended: Condvar::new(),
         hung_up: AtomicBool::new(false),
-        process: Mutex::new(process),
+        process: Mutex::new(process.take()),
     });
     // Bounded by what can end: an event or two for each sandbox that was asked for.
     let (sender, events) = channel();

@@ -292,6 +292,7 @@ impl Keeper {
             Request::Signal { instance, signal } => {
                 if let Some(child) = self.child(&instance) {
                     child.signal(signal);
+                    crash::point("keeper.signalled");
                 }
             }
             Request::Kill { instance } => {
@@ -312,6 +313,7 @@ impl Keeper {
     }
 
     fn greet(&mut self, theirs: u32) {
+        crash::point("keeper.hello");
         let version = theirs.min(self.protocol);
         let held: Vec<_> =
             self.children.values().map(|child| child.held(None)).chain(self.ends.all().cloned()).collect();
@@ -324,7 +326,9 @@ impl Keeper {
         for mut held in held {
             let tag = std::mem::take(&mut held.tag);
             self.tell(&Reply::Held(Box::new(held)), &tag, Vec::new());
+            crash::point("keeper.held");
         }
+        crash::point("keeper.greeted");
     }
 
     fn make(&mut self, call: u64, spec: SandboxSpec, without: Without) {
