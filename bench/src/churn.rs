@@ -21,6 +21,10 @@ use crate::{
 const WARM: usize = 1_000;
 /// How long what has ended may take to be gone.
 const AFTER: Duration = Duration::from_secs(5);
+/// Up to here it is promised that memory doesn't grow.
+const LAST: usize = 5_000;
+/// So many starts are one figure of memory.
+const SPAN: usize = 500;
 /// Between two looks at the memory.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -67,8 +71,9 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
     let (objects, memory) = (server.objects(patience)?, server.resident()?);
     let before = server.starts()?;
     let begun = now();
-    let (calls, looks) =
-        watched(patience, &server, || caller.call(|_, time| time >= Duration::from_secs(arguments.seconds)))?;
+    let (calls, looks) = watched(patience, &server, &turns, || {
+        caller.call(|_, time| time >= Duration::from_secs(arguments.seconds))
+    })?;
     let took = begun.elapsed();
     let running = server.instances()?.len();
     server.at_zero(patience)?;
@@ -77,9 +82,8 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
     rest(patience, &server)?;
     let left = objects.growth(&server.objects(patience)?);
     let after = server.resident()?;
-    let fifth = (looks.len() / 5).max(1);
-    let first = median(looks.get(..fifth).unwrap_or(&looks));
-    let last = median(looks.get(looks.len().saturating_sub(fifth)..).unwrap_or(&looks));
+    let end = looks.last().map_or(0, |(starts, _)| *starts).min(LAST);
+    let (first, last) = (memory_at(&looks, arguments.warm), memory_at(&looks, end.saturating_sub(SPAN)));
     println!(
         "{} callers, {} services in turn, {:.1} s; {running} still ran at the end, the last stopped {:.1} s later",
         arguments.callers,
@@ -97,11 +101,12 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
         .collect();
     println!("{}", table(&[&head, &format!("after {} starts", arguments.warm), "at the end"], &rows));
     println!(
-        "server and keeper resident, MB: {} at rest before and {} after; meanwhile, medians, {} in the first \
-         fifth of the time and {} in the last\n",
+        "server and keeper resident, MB: {} at rest before and {} after; meanwhile, medians of {SPAN} starts, {} \
+         after start {} and {} before start {end}\n",
         number(memory),
         number(after),
         number(first),
+        arguments.warm,
         number(last)
     );
     print!("{}", kinds(&calls.failed));
@@ -119,18 +124,25 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
 fn watched<T: Send>(
     patience: &Patience,
     server: &Server,
+    turns: &AtomicUsize,
     something: impl FnOnce() -> Result<T> + Send,
-) -> Result<(T, Vec<f64>)> {
+) -> Result<(T, Vec<(usize, f64)>)> {
     std::thread::scope(|scope| {
         let going = scope.spawn(something);
         let mut looks = Vec::new();
         while !going.is_finished() {
-            looks.push(server.resident()?);
+            looks.push((turns.load(Ordering::Relaxed), server.resident()?));
             patience.rest(LOOK)?;
         }
         let result = going.join().map_err(|_| anyhow!("a caller panicked"))??;
         Ok((result, looks))
     })
+}
+
+/// The median of the looks from one start to [`SPAN`] later.
+fn memory_at(looks: &[(usize, f64)], from: usize) -> f64 {
+    let within = looks.iter().filter(|(starts, _)| (from..from + SPAN).contains(starts));
+    median(&within.map(|(_, memory)| *memory).collect::<Vec<_>>())
 }
 
 /// Until the node is as it is at rest: nothing runs, the pool is as full as it is meant to be.
