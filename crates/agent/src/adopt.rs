@@ -22,7 +22,7 @@ use crate::{
     life::{Birth, By, describe, fault_of},
     node::{Keeper, Node},
     pool::Numbers,
-    table::{Orders, Phase, Record, Table},
+    table::{Farewell, Orders, Phase, Record, Table},
     vitals::Vitals,
 };
 
@@ -38,6 +38,9 @@ pub(crate) struct Tag {
     port: u16,
     started_at: Moment,
     asked_by: String,
+    /// A server that doesn't know it leaves it out.
+    #[serde(default)]
+    farewell: Farewell,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stopping: Option<Stopping>,
 }
@@ -59,6 +62,7 @@ impl Tag {
             port: record.port,
             started_at: record.started_at,
             asked_by: record.asked_by.clone(),
+            farewell: record.farewell,
             stopping: None,
         }
     }
@@ -125,6 +129,7 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         offset,
         range,
         log: held.log.clone(),
+        farewell: tag.farewell,
         phase: if tag.stopping.is_some() { Phase::Draining } else { Phase::Starting },
         reason: tag.stopping.as_ref().map_or_else(
             || "it runs since before the server started, and is being adopted".to_owned(),

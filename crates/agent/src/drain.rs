@@ -9,7 +9,7 @@ use minato_runtime::{crash, spec::Ended};
 use serde_json::json;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     decide::DrainCause,
     node::Node,
     rehearsal,
-    table::{Orders, Phase, Preparation},
+    table::{Farewell, Orders, Phase},
 };
 
 /// From the stop signal to the kill.
@@ -116,6 +116,29 @@ async fn stop(
     }
 }
 
+/// Ends an instance that failed and runs: it may have requests under way from before.
+pub(crate) async fn give_up(
+    node: &Arc<Node>,
+    id: &InstanceId,
+    orders: &mut watch::Receiver<Orders>,
+) -> Option<Ended> {
+    let farewell = node.table().instances.get(id).map(|record| record.farewell).unwrap_or_default();
+    tokio::select! {
+        () = node.routing.quiet(id) => {}
+        () = sleep(Duration::from_millis(farewell.drain_ms)) => {}
+        _ = wait(orders, |orders| orders.hurry) => {}
+    }
+    let ended = orders.borrow().ended.clone();
+    if ended.is_some() {
+        return ended;
+    }
+    if !node.table().may_stop(id) {
+        // The next server sees for itself; this task ends with the agent.
+        std::future::pending::<()>().await;
+    }
+    stop(node, id, farewell.signal, STOP, orders).await
+}
+
 /// Lets streams go on for their time, then ends them. Meanwhile nothing counts the instance as running.
 async fn finish_streams(
     node: &Arc<Node>,
@@ -211,14 +234,13 @@ fn begin(node: &Node, id: &InstanceId, key: &ReleaseKey, cause: DrainCause) -> P
         record.phase = Phase::Draining;
         cause.reason().clone_into(&mut record.reason);
     }
-    let signal = match table.releases.get(key).map(|state| &state.preparation) {
-        Some(Preparation::Prepared(prepared)) => prepared.recipe.process.stop_signal,
-        _ => 15,
-    };
-    // A slice that is gone can't say any more: what its service had begun is given a fair while.
-    let slice = table.slices.get(&key.service);
-    let requests = slice.map_or(Duration::from_secs(30), |slice| slice.drain);
-    let streams = slice.map_or(requests, |slice| slice.drain_streams);
+    // A slice that is gone can't say any more.
+    let known = table.instances.get(id).map(|record| record.farewell).unwrap_or_default();
+    let farewell =
+        table.slices.get(&key.service).map_or(known, |slice| Farewell::of(Some(&**slice), known.signal));
+    let (requests, streams) =
+        (Duration::from_millis(farewell.drain_ms), Duration::from_millis(farewell.streams_ms));
+    let signal = farewell.signal;
     let stopping = cause == DrainCause::NodeStopping || table.stopping;
     Patience { signal, requests, streams: if stopping { requests } else { streams } }
 }

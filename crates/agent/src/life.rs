@@ -28,7 +28,7 @@ use crate::{
     pool::{Numbers, Parked},
     prepare::Prepared,
     start,
-    table::{Orders, Phase, Preparation, Record, Table},
+    table::{Farewell, Orders, Phase, Preparation, Record, Table},
     vitals::Vitals,
 };
 
@@ -94,7 +94,12 @@ impl Birth {
             None => (draw_id()?, Numbers::lend(table)?),
         };
         let (sender, orders) = watch::channel(Orders::default());
+        let farewell = Farewell::of(
+            table.slices.get(&key.service).map(|slice| &**slice),
+            prepared.recipe.process.stop_signal,
+        );
         let record = Record {
+            farewell,
             id: id.clone(),
             release: key.clone(),
             image: release.spec.digest.clone(),
@@ -175,7 +180,7 @@ async fn whole(node: Arc<Node>, birth: Birth) {
         Stop::Fault(fault) => {
             node.routing.withdraw(&id).await;
             note_failure(&node, &id, &key, &fault, how);
-            let end = drain::kill(&node, &id, &mut orders).await;
+            let end = drain::give_up(&node, &id, &mut orders).await;
             finish(&node, &id, &key, Some(fault), end).await;
         }
         Stop::Unlucky(fault) => {
@@ -265,7 +270,6 @@ async fn finish(
         None => Vec::new(),
     };
     if end.is_none() {
-        // Its address stays lent: what still has it may still use it.
         tracing::error!(instance = %id, "instance killed, but its end was never reported");
     }
     let mut table = node.table();
@@ -275,9 +279,12 @@ async fn finish(
         instance.state = if fault.is_some() { InstanceState::Failed } else { InstanceState::Stopped };
         instance.address = None;
         instance.pid = None;
+        let numbers = Numbers { offset: record.offset, range: record.range };
         if end.is_some() {
-            table.offsets.give_back(record.offset);
-            table.ranges.give_back(record.range);
+            numbers.give_back(&mut table);
+        } else {
+            // What still has them may still use them: they are free when its end is told after all.
+            node.pool.part(id.clone(), numbers);
         }
         table.remember(record.life(instance, end.as_ref().map(describe), last_lines));
     }

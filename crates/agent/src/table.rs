@@ -6,6 +6,7 @@ use std::{
     net::Ipv4Addr,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use minato_model::{
@@ -20,6 +21,7 @@ use minato_model::{
     time::Moment,
 };
 use minato_runtime::spec::Ended;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -98,6 +100,31 @@ pub(crate) enum Phase {
     Streaming,
 }
 
+/// How an instance is to end, as it was known when it began: its slice may be gone by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Farewell {
+    /// The stop signal's number.
+    pub(crate) signal: i32,
+    pub(crate) drain_ms: u64,
+    pub(crate) streams_ms: u64,
+}
+
+impl Farewell {
+    /// What a slice asks for; without one, what is fair.
+    pub(crate) fn of(slice: Option<&Slice>, signal: i32) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let drain = slice.map_or(Duration::from_secs(30), |slice| slice.drain);
+        let streams = slice.map_or(drain, |slice| slice.drain_streams);
+        Self { signal, drain_ms: millis(drain), streams_ms: millis(streams) }
+    }
+}
+
+impl Default for Farewell {
+    fn default() -> Self {
+        Self::of(None, 15)
+    }
+}
+
 /// An instance that isn't gone yet.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -109,6 +136,7 @@ pub(crate) struct Record {
     pub(crate) offset: u32,
     pub(crate) range: u32,
     pub(crate) log: PathBuf,
+    pub(crate) farewell: Farewell,
     pub(crate) phase: Phase,
     pub(crate) reason: String,
     pub(crate) pid: Option<u32>,
