@@ -367,14 +367,13 @@ impl Group {
         self.unified.as_ref().is_some_and(|path| write(&path.join("cgroup.kill"), "1").is_ok())
     }
 
-    /// Whether the kernel killed something in it for want of memory.
-    pub(crate) fn out_of_memory(&self) -> bool {
-        let count = if self.memory_is_legacy {
+    /// How often the kernel killed something in it for want of memory, since it was made.
+    pub(crate) fn out_of_memory_kills(&self) -> u64 {
+        if self.memory_is_legacy {
             v1::out_of_memory_kills(&self.memory)
         } else {
             v2::out_of_memory_kills(&self.memory)
-        };
-        count > 0
+        }
     }
 
     /// Removes the groups; `false`: something in them is still on its way out, try again.

@@ -159,7 +159,7 @@ pub struct Ended {
     pub instance: InstanceId,
     /// How the program ended.
     pub status: Status,
-    /// Whether the kernel killed something in it because its memory was used up.
+    /// Whether the program was killed because the memory was used up; not what it had survived before.
     pub oom: bool,
     /// When, in milliseconds since 1970 by the keeper's clock.
     pub at_ms: i64,

@@ -10,6 +10,7 @@ use std::{
 use libc::sock_filter;
 use minato_network::{NodeNetwork, link};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{CWD, Mode, OFlags, openat},
     net::{RecvFlags, SendFlags},
 };
@@ -44,6 +45,34 @@ pub(super) struct Child {
     cgroup: String,
     /// How the program ended, as its init told.
     told: Option<Status>,
+    kills: Kills,
+}
+
+/// How often the kernel had killed something in the group for want of memory, when it was looked at: an
+/// end is told by what came since, for what a program survived long ago is not why it ends.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kills {
+    /// At the last look but one: what just happened isn't taken for long ago.
+    before: u64,
+    last: u64,
+}
+
+impl Kills {
+    fn look(&mut self, now: u64) {
+        (self.before, self.last) = (self.last, now);
+    }
+
+    /// Whoever ends now does so because somebody asked for it.
+    fn excuse(&mut self, now: u64) {
+        (self.before, self.last) = (now, now);
+    }
+
+    /// Whether want of memory is why a process ended like this, when there were so many.
+    fn explain(self, status: Status, now: u64) -> bool {
+        // A shell tells of its child's end by 128 and the signal.
+        const BY_A_SHELL: i32 = 128 + libc::SIGKILL;
+        matches!(status, Status::Signal(libc::SIGKILL) | Status::Exit(BY_A_SHELL)) && now > self.before
+    }
 }
 
 /// How far a child is.
@@ -113,6 +142,7 @@ impl Child {
                     group,
                     cgroup,
                     told: None,
+                    kills: Kills::default(),
                 })
             }
             Err(failure) => {
@@ -189,15 +219,34 @@ impl Child {
         Some(told)
     }
 
-    pub(super) fn signal(&self, signal: i32) {
+    pub(super) fn signal(&mut self, signal: i32) {
+        if signal == libc::SIGKILL {
+            self.excuse();
+        }
         // That it has ended already is no error.
         drop(sys::pidfd_signal(self.pidfd.as_fd(), signal));
     }
 
-    pub(super) fn kill(&self) {
+    pub(super) fn kill(&mut self) {
+        self.excuse();
         if !self.group.kill() {
-            self.signal(libc::SIGKILL);
+            drop(sys::pidfd_signal(self.pidfd.as_fd(), libc::SIGKILL));
         }
+    }
+
+    /// From now on want of memory isn't why it ends, unless it has ended already.
+    fn excuse(&mut self) {
+        while self.hear().is_some() {}
+        let mut end = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let runs = poll(&mut end, Some(&Timespec::default())).is_ok_and(|ended| ended == 0);
+        if runs && self.told.is_none() {
+            self.kills.excuse(self.group.out_of_memory_kills());
+        }
+    }
+
+    /// Looks whether the kernel killed something in it.
+    pub(super) fn look(&mut self) {
+        self.kills.look(self.group.out_of_memory_kills());
     }
 
     /// Reaps the child if it has ended, and takes the rest of its output.
@@ -208,7 +257,7 @@ impl Child {
             self.output.finish(now_ms);
         }
         let status = self.told.unwrap_or(status);
-        let oom = status != Status::Exit(0) && self.group.out_of_memory();
+        let oom = self.kills.explain(status, self.group.out_of_memory_kills());
         Some(Ended { instance: self.spec.instance.clone(), status, oom, at_ms: now_ms })
     }
 
@@ -294,4 +343,29 @@ fn start_time(pid: i32) -> Option<u64> {
 /// A field of `stat` by its number in the manual, counted from after the name, which may hold anything.
 fn field(stat: &str, number: usize) -> Option<&str> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(number - 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILLED: Status = Status::Signal(libc::SIGKILL);
+
+    #[test]
+    fn only_a_kill_for_want_of_memory_just_now_is_told_as_that() {
+        let mut kills = Kills::default();
+        assert!(kills.explain(KILLED, 1) && kills.explain(Status::Exit(137), 1));
+        for other in [Status::Exit(0), Status::Exit(1), Status::Signal(libc::SIGTERM)] {
+            assert!(!kills.explain(other, 1), "{other:?}");
+        }
+        assert!(!kills.explain(KILLED, 0));
+        // The look came between the kill and its end.
+        kills.look(1);
+        assert!(kills.explain(KILLED, 1));
+        // Survived since the look before.
+        kills.look(1);
+        assert!(!kills.explain(KILLED, 1) && kills.explain(KILLED, 2));
+        kills.excuse(2);
+        assert!(!kills.explain(KILLED, 2) && kills.explain(KILLED, 3));
+    }
 }

@@ -34,6 +34,10 @@ use crate::{
 /// From so many instances on that log more than they may, all of them rest longer: what the keeper
 /// does for logs has a bound of its own.
 const RESTING_FREE: u64 = 8;
+/// Between two looks at how often want of memory killed something in an instance, in nanoseconds, and how
+/// many of them are looked at in a row.
+const LOOK: u64 = 10_000_000_000;
+const LOOKS_MAX: usize = 64;
 /// Connections that haven't said hello: of more the oldest go.
 const STRANGERS_MAX: usize = 4;
 
@@ -89,6 +93,8 @@ pub(super) struct Keeper {
     next: u64,
     /// Children whose output isn't read until then, in monotonic nanoseconds.
     resting: BTreeSet<(u64, u64)>,
+    /// When running instances are looked at again, in monotonic nanoseconds, and from which number on.
+    look: (u64, u64),
     /// Control groups that something is still leaving.
     leaving: Vec<Group>,
     ends: Ends,
@@ -120,6 +126,7 @@ impl Keeper {
             numbers: BTreeMap::new(),
             next: 1,
             resting: BTreeSet::new(),
+            look: (0, 0),
             leaving: Vec::new(),
             ends,
             ids,
@@ -144,6 +151,7 @@ impl Keeper {
             }
             self.leaving.retain(|group| !group.remove());
             self.read_again();
+            self.look();
         }
         self.ground.parent.leave();
         drop(std::fs::remove_file(&self.socket_path));
@@ -159,7 +167,8 @@ impl Keeper {
         let rest = self.resting.first().map(|(due, _)| due.saturating_sub(monotonic()));
         // Control groups that are being left are looked at again soon.
         let left = (!self.leaving.is_empty()).then_some(SOON);
-        let wait = std::time::Duration::from_nanos(rest.into_iter().chain(left).min()?);
+        let look = (!self.children.is_empty()).then(|| self.look.0.saturating_sub(monotonic()));
+        let wait = std::time::Duration::from_nanos(rest.into_iter().chain(left).chain(look).min()?);
         Timespec::try_from(wait).ok()
     }
 
@@ -303,7 +312,7 @@ impl Keeper {
             Request::Forget { instance } => self.ends.forget(&instance),
             Request::Shutdown => {
                 self.ending = true;
-                self.children.values().for_each(Child::kill);
+                self.children.values_mut().for_each(Child::kill);
             }
         }
     }
@@ -353,7 +362,7 @@ impl Keeper {
                 self.numbers.insert(instance, number);
                 self.children.insert(number, child);
                 if watched.and_then(|()| self.watch_output(number)).is_err()
-                    && let Some(child) = self.children.get(&number)
+                    && let Some(child) = self.children.get_mut(&number)
                 {
                     child.kill();
                 }
@@ -377,7 +386,7 @@ impl Keeper {
         if let Some(child) = self.children.get_mut(&number).filter(|child| !child.bound) {
             child.bind(log, log_max);
             if self.watch_output(number).is_err()
-                && let Some(child) = self.children.get(&number)
+                && let Some(child) = self.children.get_mut(&number)
             {
                 child.kill();
             }
@@ -439,6 +448,26 @@ impl Keeper {
                 self.watch_output(number).ok();
             }
         }
+    }
+
+    /// Looks at some of what runs, and in `LOOK` at all of it: nobody waits for long.
+    fn look(&mut self) {
+        let (due, from) = self.look;
+        let now = monotonic();
+        if now < due || self.children.is_empty() {
+            return;
+        }
+        let looked_at = self.children.range_mut(from..).take(LOOKS_MAX);
+        let last = looked_at.map(|(number, child)| {
+            if matches!(child.state, State::Running) {
+                child.look();
+            }
+            *number
+        });
+        let next = last.last().map_or(0, |number| number + 1);
+        let more = self.children.range(next..).next().is_some();
+        let rounds = self.children.len().div_ceil(LOOKS_MAX) as u64;
+        self.look = (now + LOOK / rounds, if more { next } else { 0 });
     }
 
     fn watch_output(&self, number: u64) -> io::Result<()> {

@@ -69,6 +69,26 @@ fn want_of_memory_is_told_apart_from_other_kills() {
 }
 
 #[test]
+fn want_of_memory_that_was_survived_is_no_reason_of_a_later_end() {
+    let ground = Ground::new();
+    let survived = "busybox tail /dev/zero; echo survived $?;";
+    let (text, ended) = ground.run(&format!("{survived} exit 1"));
+    assert!(text.ends_with("survived 137\n"), "{text}");
+    assert_eq!((ended.status, ended.oom), (Status::Exit(1), false));
+
+    let (_, spec) = ground.start(&["sh", "-c", &format!("{survived} sleep 1000")]);
+    ground.wait_for_line(&spec, "survived 137");
+    ground.client().kill(&spec.instance).unwrap();
+    let ended = ground.end(&spec.instance);
+    assert_eq!((ended.status, ended.oom), (Status::Signal(9), false));
+    // A script ends as what it started did.
+    let (_, ended) = ground.run("busybox tail /dev/zero");
+    assert!(ended.oom, "{ended:?}");
+    let (_, ended) = ground.run("busybox tail /dev/zero; exit $?");
+    assert_eq!((ended.status, ended.oom), (Status::Exit(137), true));
+}
+
+#[test]
 fn forks_without_end_are_stopped_at_the_limit() {
     let ground = Ground::new();
     let (text, ended) =
