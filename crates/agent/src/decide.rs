@@ -31,6 +31,8 @@ pub(crate) struct View {
     pub(crate) calm: bool,
     /// Instances that were told to go for a renewal, and still have requests.
     pub(crate) leaving: u32,
+    /// Instances that were told to go for a renewal, and are there for nothing but their own end.
+    pub(crate) ending: u32,
     /// Its instances that start or serve.
     pub(crate) instances: Vec<Candidate>,
     /// Its instances that are out of routing until they are well.
@@ -169,7 +171,8 @@ pub(crate) fn decide(view: &View) -> Decision {
     }
     decision.drain.extend(renew::replaced(view));
     if view.tick {
-        decision.drain.extend(renew::beyond_hope(view));
+        let hopeless = renew::beyond_hope(view, &decision);
+        decision.drain.extend(hopeless);
     }
     let mut told = BTreeSet::new();
     decision.drain.retain(|(id, _)| told.insert(id.clone()));

@@ -134,6 +134,7 @@ fn view(
     let alone = slice.is_some_and(|slice| slice.releases.iter().filter(|share| share.max > 0).count() == 1);
     let fails = state.is_none_or(|state| !state.backoff.is_calm(now));
     let starting = instances.iter().any(|one| one.ready.is_none() && one.replaces.is_none());
+    let (leaving, ending) = going(table, key);
     View {
         calm: startable && unwell.is_empty() && alone && !fails && !starting && load.waiting == 0,
         envelope,
@@ -143,7 +144,8 @@ fn view(
         // One that is out of routing is as good as gone: what starts now takes its place.
         replacing,
         tick,
-        leaving: leaving(table, key),
+        leaving,
+        ending,
         instances,
         unwell,
     }
@@ -165,14 +167,16 @@ fn candidate(record: &Record, traffic: &Traffic, rules: Option<&Rules<'_>>, now:
     }
 }
 
-/// Those that were told to go for a renewal, and still have requests.
-fn leaving(table: &Table, key: &ReleaseKey) -> u32 {
-    let renewed = |record: &&Record| {
-        matches!(record.orders.borrow().drain, Some(DrainCause::Renewed(_)))
-            && record.phase != Phase::Streaming
-            && !table.told_to_stop.contains(&record.id)
-    };
-    u32::try_from(table.of_release(key).filter(renewed).count()).unwrap_or(u32::MAX)
+/// How many were told to go for a renewal: those that still have requests, and those that only end.
+fn going(table: &Table, key: &ReleaseKey) -> (u32, u32) {
+    let (mut leaving, mut ending) = (0, 0);
+    for record in table.of_release(key).filter(|record| record.phase != Phase::Streaming) {
+        if matches!(record.orders.borrow().drain, Some(DrainCause::Renewed(_))) {
+            let ends = table.told_to_stop.contains(&record.id);
+            *if ends { &mut ending } else { &mut leaving } += 1;
+        }
+    }
+    (leaving, ending)
 }
 
 /// Enters instances into the table; their tasks do the rest.

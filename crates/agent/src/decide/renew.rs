@@ -46,10 +46,17 @@ pub(super) fn replaced(view: &View) -> impl Iterator<Item = (InstanceId, DrainCa
     })
 }
 
-/// Those that were out of routing for too long, a tenth at a time.
-pub(super) fn beyond_hope(view: &View) -> impl Iterator<Item = (InstanceId, DrainCause)> {
+/// Those that were out of routing for too long, a tenth at a time: the next go when those before are
+/// gone and who was started for them is ready. Where all are unwell for what a new one can't mend, some
+/// are left that can get well.
+pub(super) fn beyond_hope(view: &View, decided: &Decision) -> Vec<(InstanceId, DrainCause)> {
+    let goes = |(_, cause): &&(InstanceId, DrainCause)| matches!(cause, DrainCause::Renewed(_));
+    let going = view.leaving + view.ending + count(decided.drain.iter().filter(goes).count());
+    let coming = count(view.instances.iter().filter(|candidate| candidate.ready.is_none()).count());
+    let room = surge(view).saturating_sub(going + coming);
     let over = view.unwell.iter().filter(|unwell| unwell.since >= patience(unwell.why));
-    over.take(surge(view) as usize).map(|unwell| (unwell.id.clone(), DrainCause::Renewed(unwell.why)))
+    let chosen = over.take(room as usize);
+    chosen.map(|unwell| (unwell.id.clone(), DrainCause::Renewed(unwell.why))).collect()
 }
 
 fn patience(why: Why) -> Duration {

@@ -23,6 +23,7 @@ fn view(min: u32, max: u32) -> View {
         tick: true,
         calm: true,
         leaving: 0,
+        ending: 0,
         instances: Vec::new(),
         unwell: Vec::new(),
     }
@@ -270,6 +271,23 @@ fn who_stays_out_of_routing_goes_a_tenth_at_a_time() {
     assert_eq!(drains(&view), []);
     view.envelope.as_mut().unwrap().max = 0;
     assert_eq!(drains(&view).len(), 2, "a retired release drains them too");
+}
+
+#[test]
+fn the_next_tenth_goes_when_the_one_before_is_gone_and_its_place_is_taken() {
+    let mut view = view(0, 40);
+    view.unwell = (0..20).map(|n| unwell(&format!("a{n}"), 30, Why::Unhealthy)).collect();
+    assert_eq!(drains(&view).len(), 2);
+    view.leaving = 1;
+    assert_eq!(drains(&view).len(), 1);
+    view.ending = 1;
+    assert_eq!(drains(&view), []);
+    (view.leaving, view.ending) = (0, 0);
+    view.instances = vec![starting("b"), starting("c")];
+    assert_eq!(drains(&view), [], "theirs are not ready yet");
+    view.instances = vec![in_place_of("d", Why::Age, ready("e", 1, 0)), ready("d", 9, 0)];
+    view.load = load(20, 0, 20, Some(0));
+    assert_eq!(drains(&view).len(), 2, "one of them goes for its replacement that is ready");
 }
 
 #[test]
