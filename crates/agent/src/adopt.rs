@@ -138,6 +138,7 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         pid: Some(held.pid),
         started_at: tag.started_at,
         begun: begun(node.now(), tag.started_at),
+        first_ready: None,
         asked_by: tag.asked_by,
         pooled: None,
         slot_ms: None,

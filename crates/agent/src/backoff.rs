@@ -2,7 +2,8 @@
 //!
 //! A start that fails waits at once; an instance that ends after it served is replaced at once, whoever
 //! was behind that: the first two times if it had hardly begun, and always if it had served a while. What
-//! runs well for a minute clears the record.
+//! runs well for a minute clears the record. What the node is at fault for is counted apart: it waits in
+//! the same way, and says nothing about the release.
 
 use std::time::Duration;
 
@@ -24,10 +25,19 @@ const FREE: u32 = 2;
 /// How a release has failed lately.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
-    in_a_row: u32,
+    /// The release's own.
+    own: Series,
+    /// The node's.
+    node: Series,
     until: Option<Instant>,
-    failed_at: Option<Instant>,
     last: Option<Failure>,
+}
+
+/// Failures in a row.
+#[derive(Debug, Default)]
+struct Series {
+    in_a_row: u32,
+    failed_at: Option<Instant>,
 }
 
 /// How an instance failed.
@@ -48,22 +58,12 @@ impl Backoff {
         begun: Instant,
         now: Instant,
     ) -> Duration {
-        // Of several that ran together the first to fail counts: they were one try.
-        if self.failed_at.is_none_or(|at| begun >= at) {
-            self.failed_at = Some(now);
-            self.in_a_row = match how {
-                Failed::Ready(well) if well >= WELL => 1,
-                Failed::Ready(_) | Failed::Start => self.in_a_row.saturating_add(1),
-            };
-            let delay = match how {
-                Failed::Ready(served) if served >= SERVED => Duration::ZERO,
-                Failed::Ready(_) => delay(self.in_a_row.saturating_sub(FREE)),
-                Failed::Start => delay(self.in_a_row),
-            };
+        let series = if failure.code.is_of_the_node() { &mut self.node } else { &mut self.own };
+        if let Some(delay) = series.failed(how, begun, now) {
             self.until = (!delay.is_zero()).then(|| now + delay);
         }
         let wait = self.waits(now);
-        failure.in_a_row = self.in_a_row;
+        failure.in_a_row = self.own.in_a_row;
         failure.next = (!wait.is_zero()).then(|| failure.at.plus(wait));
         self.last = Some(failure);
         wait
@@ -73,11 +73,12 @@ impl Backoff {
     pub(crate) fn ready(&mut self) {
         self.until = None;
         self.last = None;
+        self.node.in_a_row = 0;
     }
 
     /// Notes that an instance has been ready for [`WELL`].
     pub(crate) fn well(&mut self) {
-        self.in_a_row = 0;
+        self.own.in_a_row = 0;
     }
 
     /// How long no start is tried any more; zero: it may be tried.
@@ -87,12 +88,33 @@ impl Backoff {
 
     /// Whether nothing has failed lately, or something has become ready since.
     pub(crate) fn is_calm(&self, now: Instant) -> bool {
-        self.last.is_none() || self.failed_at.is_none_or(|at| now.duration_since(at) >= WELL)
+        let failed_at = self.own.failed_at.max(self.node.failed_at);
+        self.last.is_none() || failed_at.is_none_or(|at| now.duration_since(at) >= WELL)
     }
 
     /// The last failure, unless something has become ready since.
     pub(crate) fn failing(&self) -> Option<&Failure> {
         self.last.as_ref()
+    }
+}
+
+impl Series {
+    /// Adds one; how long the next try has to wait. `None`: of several that ran together the first to fail
+    /// counts, they were one try.
+    fn failed(&mut self, how: Failed, begun: Instant, now: Instant) -> Option<Duration> {
+        if self.failed_at.is_some_and(|at| begun < at) {
+            return None;
+        }
+        self.failed_at = Some(now);
+        self.in_a_row = match how {
+            Failed::Ready(well) if well >= WELL => 1,
+            Failed::Ready(_) | Failed::Start => self.in_a_row.saturating_add(1),
+        };
+        Some(match how {
+            Failed::Ready(served) if served >= SERVED => Duration::ZERO,
+            Failed::Ready(_) => delay(self.in_a_row.saturating_sub(FREE)),
+            Failed::Start => delay(self.in_a_row),
+        })
     }
 }
 
@@ -182,6 +204,24 @@ mod tests {
         millis(&mut backoff, Failed::Start).await;
         backoff.ready();
         assert!(backoff.is_calm(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_node_is_at_fault_for_waits_and_counts_against_nobody() {
+        let mut backoff = Backoff::default();
+        let mut waits = Vec::new();
+        for code in [Code::NodeFault, Code::NodeFault, Code::DiskFull, Code::Exited, Code::NodeFault] {
+            let begun = Instant::now();
+            tokio::time::advance(Duration::from_secs(60)).await;
+            let failure = Failure { code, ..failure() };
+            let wait = backoff.failed(failure, Failed::Start, begun, Instant::now()).as_millis();
+            waits.push((wait, backoff.failing().unwrap().in_a_row));
+        }
+        assert_eq!(waits, [(500, 0), (1_000, 0), (2_000, 0), (500, 1), (4_000, 1)]);
+        backoff.ready();
+        let node = Failure { code: Code::NodeFault, ..failure() };
+        let wait = backoff.failed(node, Failed::Start, Instant::now(), Instant::now());
+        assert_eq!(wait, Duration::from_millis(500), "a start that succeeded shows that the node can");
     }
 
     #[tokio::test(start_paused = true)]

@@ -113,6 +113,7 @@ impl Birth {
             pid: None,
             started_at: node.now(),
             begun: Instant::now(),
+            first_ready: None,
             asked_by: asked_by.to_owned(),
             pooled: None,
             slot_ms: None,
@@ -167,10 +168,11 @@ async fn whole(node: Arc<Node>, birth: Birth) {
         }
         Err(stop) => stop,
     };
-    let how = match node.table().instances.get(&id).map(|record| record.phase) {
-        Some(Phase::Ready { since } | Phase::Unhealthy { since }) => Failed::Ready(since.elapsed()),
-        _ if adopted => Failed::Ready(std::time::Duration::ZERO),
-        _ => Failed::Start,
+    // Who was out of routing for a while has served all the same.
+    let how = match node.table().instances.get(&id).and_then(|record| record.first_ready) {
+        Some(since) => Failed::Ready(since.elapsed()),
+        None if adopted => Failed::Ready(std::time::Duration::ZERO),
+        None => Failed::Start,
     };
     match stop {
         Stop::Drain(cause) => {

@@ -247,6 +247,7 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
     if let Some(record) = table.instances.get_mut(id) {
         (slot_ms, pooled) = (record.slot_ms, record.pooled);
         record.phase = Phase::Ready { since: Instant::now() };
+        record.first_ready.get_or_insert_with(Instant::now);
         record.phases = phases;
         "requests go to it".clone_into(&mut record.reason);
         asked_by.clone_from(&record.asked_by);

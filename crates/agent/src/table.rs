@@ -142,6 +142,8 @@ pub(crate) struct Record {
     pub(crate) pid: Option<u32>,
     pub(crate) started_at: Moment,
     pub(crate) begun: Instant,
+    /// When requests first went to it.
+    pub(crate) first_ready: Option<Instant>,
     pub(crate) asked_by: String,
     /// Whether its sandbox was made ahead, once it has one.
     pub(crate) pooled: Option<bool>,

@@ -192,8 +192,10 @@ fn trouble(number: ReleaseNumber, standing: &Standing) -> Option<String> {
     let failing = standing.failing.as_ref()?;
     let next = failing.next.map_or_else(String::new, |next| format!("; no next try before {next}"));
     Some(format!(
-        "release {number} can't be started: {}: {} ({} in a row{next})",
-        failing.code, failing.reason, failing.in_a_row
+        "release {number} can't be started: {}: {} ({}{next})",
+        failing.code,
+        failing.reason,
+        failing.row()
     ))
 }
 

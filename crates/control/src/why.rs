@@ -124,8 +124,12 @@ fn seconds(millis: u64) -> f64 {
 fn failure(failing: &Failure) -> String {
     let next = failing.next.map_or_else(String::new, |next| format!(", no next try before {next}"));
     format!(
-        "instance {} failed at {}: {}: {} ({} in a row{next})",
-        failing.instance, failing.at, failing.code, failing.reason, failing.in_a_row
+        "instance {} failed at {}: {}: {} ({}{next})",
+        failing.instance,
+        failing.at,
+        failing.code,
+        failing.reason,
+        failing.row()
     )
 }
 

@@ -124,6 +124,14 @@ codes! {
     Internal = "internal",
 }
 
+impl Code {
+    /// Whether it is the node that couldn't: no fault of the release.
+    #[must_use]
+    pub fn is_of_the_node(self) -> bool {
+        matches!(self, Self::DiskFull | Self::NodeFault)
+    }
+}
+
 impl std::fmt::Display for Code {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.as_str())

@@ -67,10 +67,22 @@ pub struct Failure {
     pub reason: String,
     /// When.
     pub at: Moment,
-    /// How many in a row.
+    /// How many in a row were the release's own; the node's faults are none of them.
     pub in_a_row: u32,
     /// The next try is not before this moment.
     pub next: Option<Moment>,
+}
+
+impl Failure {
+    /// How many, for people.
+    #[must_use]
+    pub fn row(&self) -> String {
+        if self.code.is_of_the_node() {
+            "the node's fault, not the release's".to_owned()
+        } else {
+            format!("{} in a row", self.in_a_row)
+        }
+    }
 }
 
 /// A state in the life of an instance.

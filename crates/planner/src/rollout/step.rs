@@ -36,7 +36,7 @@ pub struct Standing {
     pub preparing: u32,
     /// Why a node can't have it.
     pub unprepared: Option<(Code, String)>,
-    /// The longest series of failures on a node.
+    /// The longest series of failures on a node; the node's own fault only where nothing else failed.
     pub failing: Option<Failure>,
 }
 
@@ -75,9 +75,16 @@ impl Seen {
             match &one.preparation {
                 Preparation::Preparing => all.preparing += 1,
                 Preparation::Prepared => all.prepared += 1,
-                Preparation::Failed { code, reason } => all.unprepared = Some((*code, reason.clone())),
+                Preparation::Failed { code, reason } => {
+                    // What says something about the release is not hidden by what only a node lacks.
+                    if all.unprepared.as_ref().is_none_or(|(known, _)| known.is_of_the_node()) {
+                        all.unprepared = Some((*code, reason.clone()));
+                    }
+                }
             }
-            let row = |failure: &Option<Failure>| failure.as_ref().map_or(0, |failure| failure.in_a_row);
+            let row = |failure: &Option<Failure>| {
+                failure.as_ref().map(|failure| (!failure.code.is_of_the_node(), failure.in_a_row))
+            };
             if row(&one.failing) > row(&all.failing) {
                 all.failing.clone_from(&one.failing);
             }
@@ -162,7 +169,7 @@ fn failure(now: &Rollout, seen: &Seen, limits: &Limits) -> Option<Rollout> {
 /// What the target itself shows against it.
 fn evidence(now: &Rollout, target: &Standing) -> Option<(Option<Code>, Option<InstanceId>, String)> {
     // A node that has no room is no fault of the release: the deadline bounds the wait for it.
-    let own = |code: Code| !matches!(code, Code::DiskFull | Code::NodeFault);
+    let own = |code: Code| !code.is_of_the_node();
     if let Some((code, reason)) = target.unprepared.as_ref().filter(|(code, _)| own(*code)) {
         return Some((Some(*code), None, reason.clone()));
     }

@@ -1,4 +1,7 @@
-use minato_model::{inventory::Failure, time::Moment};
+use minato_model::{
+    inventory::{Failure, Preparation, Report},
+    time::Moment,
+};
 
 use super::*;
 
@@ -161,6 +164,31 @@ fn what_cannot_start_is_taken_back() {
     wait(&begun, &with(failing(Code::DiskFull, 9, "i1")));
     let unprepared = Standing { unprepared: Some((Code::DiskFull, "full".to_owned())), ..standing(0, 0) };
     wait(&begun, &with(unprepared));
+}
+
+#[test]
+fn a_fault_of_a_node_takes_nothing_back_and_hides_nothing() {
+    let report = |code, in_a_row| {
+        let Standing { failing: Some(failing), .. } = failing(code, in_a_row, "i1") else { panic!() };
+        let preparation = Preparation::Failed { code, reason: "so".to_owned() };
+        let standing = minato_model::inventory::Standing {
+            number: 2,
+            preparation,
+            ready: 0,
+            running: 0,
+            failing: Some(failing),
+        };
+        let service = "shop/cart".parse().unwrap();
+        Report { service, generation: minato_model::ids::Generation(1), releases: vec![standing] }
+    };
+    let seen = |reports: &[Report]| Seen::collect(true, reports);
+    let (node, own) = (report(Code::NodeFault, 9), report(Code::Exited, 3));
+    wait(&second(3), &seen(std::slice::from_ref(&node)));
+    for reports in [[node.clone(), own.clone()], [own, node]] {
+        let seen = seen(&reports);
+        assert_eq!(seen.of(2).failing.unwrap().code, Code::Exited);
+        assert_eq!(seen.of(2).unprepared.unwrap().0, Code::Exited);
+    }
 }
 
 #[test]
