@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::{
+    look,
     node::Node,
     start,
     table::{Phase, Record, Table},
@@ -146,7 +147,7 @@ fn examine(reader: &Reader, subject: &Subject) -> io::Result<Finding> {
         foreign(reader, subject)?
     };
     // What belongs to a process that is gone by now says nothing.
-    let drifted = drifted.filter(|_| start::lives(subject.pid));
+    let drifted = drifted.filter(|_| look::lives(subject.pid) == Some(true));
     Ok(Finding { usage: Some(usage), mounts: Some(mounts), drifted })
 }
 

@@ -21,7 +21,9 @@ use crate::{
     decide::DrainCause,
     drain,
     life::{Fault, Stop},
+    look::{self, Seen, Unseen},
     node::Node,
+    prepare::whole,
     rehearsal, start,
     table::{Orders, Phase},
 };
@@ -49,6 +51,13 @@ pub(crate) enum CheckError {
     Answer(String),
 }
 
+impl CheckError {
+    /// Whether it is the server that couldn't ask.
+    fn is_want(&self) -> bool {
+        matches!(self, Self::Io(error) if look::is_want(error))
+    }
+}
+
 /// The checks of a start: until the first that is well.
 pub(crate) async fn first(
     node: &Node,
@@ -66,7 +75,7 @@ pub(crate) async fn first(
             stop = start::unwanted(orders) => return Err(stop),
         };
         let Err(error) = asked else { return Ok(()) };
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline && !error.is_want() {
             let reason = format!("it listens, but its health check {} is not well: {error}", health.path);
             return Err(Stop::Fault(Fault::new(Code::Unhealthy, reason)));
         }
@@ -83,7 +92,6 @@ pub(crate) async fn serve(
     orders: &mut watch::Receiver<Orders>,
 ) -> Stop {
     let mut watched = Watched::new(node, id, key, orders.borrow().suspected);
-    let well = Instant::now() + WELL;
     let mut is_well = false;
     loop {
         let (ended, suspected) = {
@@ -98,13 +106,13 @@ pub(crate) async fn serve(
             watched.examine(true, orders).await;
             continue;
         }
-        let next = watched.next();
+        let (next, well) = (watched.next(), watched.judgement.well_at());
         tokio::select! {
             changed = orders.changed() => if changed.is_err() {
                 return Stop::Drain(DrainCause::Retired);
             },
             () = sleep_until(next) => watched.examine(false, orders).await,
-            () = sleep_until(well), if !is_well => {
+            () = sleep_until(well.unwrap_or(next)), if !is_well && well.is_some() => {
                 is_well = true;
                 if let Some(state) = node.table().releases.get_mut(key) {
                     state.backoff.well();
@@ -121,68 +129,139 @@ struct Watched<'a> {
     key: &'a ReleaseKey,
     /// How often it had been suspected when it was last looked at.
     suspected: u32,
-    failures: u32,
-    unhealthy: Option<Instant>,
+    /// It is to be looked at closely, and hasn't been yet.
+    closely: bool,
     looked: Instant,
+    judgement: Judgement,
+}
+
+/// What follows from what looks found. Pure: the time is an argument.
+#[derive(Debug)]
+struct Judgement {
+    failures: u32,
+    /// Since when it has been well; `None`: it isn't.
+    well: Option<Instant>,
+    unseen: Unseen,
+}
+
+/// What a look found.
+#[derive(Debug)]
+enum Found {
+    Well,
+    Unwell {
+        /// Whether one look is enough to say so.
+        sure: bool,
+        reason: String,
+    },
+    /// The server couldn't look, and why.
+    Unknown(String),
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Nothing,
+    Withdraw(String),
+    Readmit,
+    /// Say that it can't be looked at.
+    Say(String),
+}
+
+impl Judgement {
+    fn new(now: Instant) -> Self {
+        Self { failures: 0, well: Some(now), unseen: Unseen::default() }
+    }
+
+    fn judge(&mut self, found: Found, closely: bool, now: Instant) -> Verdict {
+        let say = self.unseen.note(!matches!(found, Found::Unknown(_)), now);
+        match found {
+            Found::Well => {
+                self.failures = 0;
+                if self.well.is_some() {
+                    return Verdict::Nothing;
+                }
+                self.well = Some(now);
+                Verdict::Readmit
+            }
+            Found::Unwell { sure, reason } => {
+                self.failures += 1;
+                let sure = closely || sure || self.failures >= FAILURES;
+                if !sure || self.well.take().is_none() {
+                    return Verdict::Nothing;
+                }
+                Verdict::Withdraw(reason)
+            }
+            Found::Unknown(why) if say => Verdict::Say(why),
+            Found::Unknown(_) => Verdict::Nothing,
+        }
+    }
+
+    /// When it will have been well for as long as clears its release's record.
+    fn well_at(&self) -> Option<Instant> {
+        self.well.map(|since| since + WELL)
+    }
+
+    /// It is looked at more often than it asks for.
+    fn is_urgent(&self) -> bool {
+        self.well.is_none() || self.unseen.is_now()
+    }
 }
 
 impl<'a> Watched<'a> {
     fn new(node: &'a Arc<Node>, id: &'a InstanceId, key: &'a ReleaseKey, suspected: u32) -> Self {
-        Self { node, id, key, suspected, failures: 0, unhealthy: None, looked: Instant::now() }
+        let looked = Instant::now();
+        Self { node, id, key, suspected, closely: false, looked, judgement: Judgement::new(looked) }
     }
 
     /// When it is to be looked at next.
     fn next(&self) -> Instant {
         let every = configured(self.node, self.key).map_or(LISTENING, |health| health.every);
-        self.looked + if self.unhealthy.is_some() { every.min(RETRY) } else { every }
+        self.looked + if self.judgement.is_urgent() { every.min(RETRY) } else { every }
     }
 
     /// Looks at it once. One that the edge suspects is looked at closely, and leaves at the first
     /// failure: a request has failed already. Orders don't wait behind a check that hangs.
     async fn examine(&mut self, closely: bool, orders: &mut watch::Receiver<Orders>) {
-        let result = tokio::select! {
+        self.closely |= closely;
+        let found = tokio::select! {
             biased;
             _ = drain::wait(orders, |orders| orders.drain.is_some()) => return,
-            result = self.look(closely || self.unhealthy.is_some()) => result,
+            found = self.look(self.closely || self.judgement.well.is_none()) => found,
         };
         self.looked = Instant::now();
-        match result {
-            Ok(()) => {
-                self.failures = 0;
-                if self.unhealthy.take().is_some() {
-                    self.readmit();
-                }
-            }
-            Err(unwell) => {
-                self.failures += 1;
-                let sure = closely || unwell.sure || self.failures >= FAILURES;
-                if self.unhealthy.is_none() && sure {
-                    self.unhealthy = Some(Instant::now());
-                    self.withdraw(&unwell.reason).await;
-                }
-            }
+        let closely = self.closely;
+        self.closely &= matches!(found, Found::Unknown(_));
+        match self.judgement.judge(found, closely, self.looked) {
+            Verdict::Nothing => {}
+            Verdict::Withdraw(reason) => self.withdraw(&reason).await,
+            Verdict::Readmit => self.readmit(),
+            Verdict::Say(why) => look::say_unseen(self.node, self.id, self.key, &why),
         }
     }
 
     /// Whether it listens, if nothing else tells or `closely`; then its health check, if it has one.
-    async fn look(&self, closely: bool) -> Result<(), Unwell> {
+    async fn look(&self, closely: bool) -> Found {
+        let sure = |reason: String| Found::Unwell { sure: true, reason };
         let known = self.node.table().instances.get(self.id).map(|r| (r.pid, r.address, r.port));
-        let Some((Some(pid), address, port)) = known else { return Err(Unwell::sure("it has no process")) };
+        let Some((Some(pid), address, port)) = known else { return sure("it has no process".to_owned()) };
         let health = configured(self.node, self.key);
         if closely || health.is_none() {
-            match start::look(pid, address, port).await {
-                Some(true) => {}
-                Some(false) => {
-                    return Err(Unwell::sure(format!("it doesn't listen on port {port} any more")));
-                }
-                None => return Err(Unwell::sure("its process is gone")),
+            match look::look(pid, address, port).await {
+                Seen::Listens => {}
+                Seen::Silent => return sure(format!("it doesn't listen on port {port} any more")),
+                Seen::Gone => return sure("its process is gone".to_owned()),
+                Seen::Unknown(why) => return Found::Unknown(why),
             }
         }
-        let Some(health) = health else { return Ok(()) };
-        ask(address, port, &health).await.map_err(|error| Unwell {
-            sure: false,
-            reason: format!("its health check {} is not well: {error}", health.path),
-        })
+        let Some(health) = health else { return Found::Well };
+        match ask(address, port, &health).await {
+            Ok(()) => Found::Well,
+            Err(error) if error.is_want() => Found::Unknown(whole(&error)),
+            Err(error) => {
+                let reason = format!("its health check {} is not well: {error}", health.path);
+                Found::Unwell { sure: false, reason }
+            }
+        }
     }
 
     async fn withdraw(&self, reason: &str) {
@@ -212,19 +291,6 @@ impl<'a> Watched<'a> {
                 record.withdrawn = None;
             }
         }
-    }
-}
-
-/// What a look found.
-struct Unwell {
-    /// Whether one look is enough to say so.
-    sure: bool,
-    reason: String,
-}
-
-impl Unwell {
-    fn sure(reason: impl Into<String>) -> Self {
-        Self { sure: true, reason: reason.into() }
     }
 }
 
@@ -286,6 +352,38 @@ mod tests {
         let result = ask(Ipv4Addr::LOCALHOST, port, &health).await;
         assert!(served.await.unwrap().starts_with("GET /healthz HTTP/1.1\r\n"));
         result
+    }
+
+    fn unwell() -> Found {
+        Found::Unwell { sure: false, reason: "no".to_owned() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_server_cannot_see_changes_nothing() {
+        let begun = Instant::now();
+        let mut judgement = Judgement::new(begun);
+        let mut judge =
+            |seconds, found, closely| judgement.judge(found, closely, begun + Duration::from_secs(seconds));
+        let unknown = || Found::Unknown("too many open files".to_owned());
+        assert_eq!(judge(0, unwell(), false), Verdict::Nothing);
+        assert_eq!(judge(1, unknown(), true), Verdict::Nothing);
+        assert_eq!(judge(6, unknown(), true), Verdict::Say("too many open files".to_owned()));
+        assert_eq!(judge(60, unknown(), false), Verdict::Nothing);
+        assert_eq!(judge(61, unwell(), false), Verdict::Withdraw("no".to_owned()));
+        assert_eq!(judge(62, unknown(), false), Verdict::Nothing, "nor is it well");
+        assert_eq!(judge(63, Found::Well, false), Verdict::Readmit);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_is_well_for_a_minute_clears_the_record() {
+        let begun = Instant::now();
+        let now = |seconds| begun + Duration::from_secs(seconds);
+        let mut judgement = Judgement::new(begun);
+        assert_eq!(judgement.well_at(), Some(now(60)));
+        judgement.judge(unwell(), true, now(20));
+        assert_eq!(judgement.well_at(), None);
+        judgement.judge(Found::Well, false, now(50));
+        assert_eq!(judgement.well_at(), Some(now(110)));
     }
 
     #[tokio::test]

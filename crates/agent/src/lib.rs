@@ -24,6 +24,7 @@ mod inventory;
 mod keeper;
 mod life;
 mod logs;
+mod look;
 mod metrics;
 mod node;
 mod pool;

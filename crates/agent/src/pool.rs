@@ -27,9 +27,9 @@ use tokio::{
 
 use crate::{
     life::draw_id,
+    look::probe_in,
     node::Node,
     prepare::whole,
-    start::probe_in,
     table::{Preparation, Table},
     top::PoolFigures,
 };

@@ -1,7 +1,7 @@
 //! The one way in which an instance is started, whoever asked for it: a sandbox, one message to its
 //! parked init, and looking until it listens and is well.
 
-use std::{fs::File, net::Ipv4Addr, num::NonZeroU64, os::fd::AsFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, num::NonZeroU64, sync::Arc, time::Duration};
 
 use minato_model::{
     code::Code,
@@ -28,6 +28,7 @@ use crate::{
     decide::DrainCause,
     drain, health,
     life::{Fault, Stop, fault_of},
+    look::{self, Unopened, Unseen},
     metrics::Started,
     node::Node,
     pool::{self, Parked, Pool},
@@ -60,6 +61,14 @@ struct Plan {
     start: Start,
     port: u16,
     begun: Instant,
+}
+
+/// Until when an instance must have been seen listening.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    /// It ran before this server did.
+    adopted: bool,
 }
 
 /// What a start has come to.
@@ -179,7 +188,7 @@ pub(crate) async fn adopt(
         return Err(Stop::Fault(Fault::new(Code::NodeFault, "it isn't in the node's table")));
     };
     node.routing.introduce(id, &key.service, address);
-    let probe = tokio::task::spawn_blocking(move || open_probe(pid, address)).await.ok().flatten();
+    let probe = tokio::task::spawn_blocking(move || look::open(pid, address).ok()).await.ok().flatten();
     crash::point("adopt.probed");
     let phases = node.table().instances.get(id).map(|record| record.phases).unwrap_or_default();
     until_ready(
@@ -209,9 +218,14 @@ async fn until_ready(
     else {
         return Err(Stop::Fault(Fault::new(Code::NodeFault, "it isn't in the node's table")));
     };
-    let deadline = Instant::now() + READY_MAX;
-    let Some(probe) = probe else { return Err(vanished(orders).await) };
-    let listening = if listens { Ok(()) } else { listening(probe, pid, port, deadline, orders).await };
+    // Who never was executed by this server was adopted.
+    let deadline = Deadline { at: Instant::now() + READY_MAX, adopted: phases.executed.is_none() };
+    let listening = if listens {
+        Ok(())
+    } else {
+        let say = |why: &str| look::say_unseen(node, id, key, why);
+        listening(probe, Place { pid, address, port }, deadline, say, orders).await
+    };
     if matches!(&listening, Err(Stop::Fault(fault)) if fault.code == Code::ListensOnLoopback)
         && let Some(record) = node.table().instances.get_mut(id)
     {
@@ -220,7 +234,7 @@ async fn until_ready(
             .push(format!("it listens on port {port} of 127.0.0.1 only: make it listen on 0.0.0.0"));
     }
     listening?;
-    health::first(node, key, address, port, deadline, orders).await?;
+    health::first(node, key, address, port, deadline.at, orders).await?;
     let cold = phases.executed.is_some() && phases.listening.is_none();
     if cold {
         phases.listening = Some(milliseconds(begun.elapsed()));
@@ -396,68 +410,80 @@ impl Launched {
     }
 }
 
-/// A look into the network of a process; `None`: the process is gone.
-fn open_probe(pid: u32, address: Ipv4Addr) -> Option<Probe> {
-    probe_in(&File::open(PathBuf::from(format!("/proc/{pid}/ns/net"))).ok()?, address)
-}
-
-pub(crate) fn probe_in(namespace: impl AsFd, address: Ipv4Addr) -> Option<Probe> {
-    match Probe::open(namespace, address) {
-        Ok(probe) => Some(probe),
-        Err(error) => {
-            tracing::warn!(error = %whole(&error), %address, "instance's network can't be looked into");
-            None
-        }
-    }
-}
-
-/// Whether a process listens on a port just now; `None`: it is gone.
-pub(crate) async fn look(pid: u32, address: Ipv4Addr, port: u16) -> Option<bool> {
-    let looked = tokio::task::spawn_blocking(move || {
-        open_probe(pid, address).map(|mut probe| matches!(probe.look(port), Ok(Listening::Yes)))
-    });
-    looked.await.ok().flatten().filter(|_| lives(pid))
-}
-
-/// Looks until it listens. The probe, which keeps the instance's network alive, ends with this.
-async fn listening(
-    mut probe: Probe,
+/// Where an instance listens once it does.
+#[derive(Clone, Copy)]
+struct Place {
     pid: u32,
+    address: Ipv4Addr,
     port: u16,
-    deadline: Instant,
+}
+
+/// Looks until it listens. The probe, which keeps the instance's network alive, ends with this. Who ran
+/// before (`deadline.adopted`) isn't ended for what the node can't see.
+async fn listening(
+    mut probe: Option<Probe>,
+    place: Place,
+    deadline: Deadline,
+    mut say: impl FnMut(&str),
     orders: &mut watch::Receiver<Orders>,
 ) -> Result<(), Stop> {
+    let Place { pid, address, port } = place;
     let begun = Instant::now();
     let mut pause = Duration::from_millis(1);
-    let mut loopback = None;
+    let (mut loopback, mut unseen) = (None, Unseen::default());
     loop {
         let now = Instant::now();
-        match probe.look(port) {
-            Ok(Listening::Yes) => return Ok(()),
-            Ok(Listening::No) => loopback = None,
-            Ok(Listening::Loopback) => {
+        let mut unknown = None;
+        if probe.is_none() {
+            let opened = tokio::task::spawn_blocking(move || look::open(pid, address)).await;
+            match opened.unwrap_or_else(|panicked| Err(Unopened::Unknown(panicked.to_string()))) {
+                Ok(opened) => probe = Some(opened),
+                Err(Unopened::Gone) => return Err(vanished(orders).await),
+                Err(Unopened::Unknown(why)) => unknown = Some(why),
+            }
+        }
+        match probe.as_mut().map(|probe| probe.look(port)) {
+            Some(Ok(Listening::Yes)) => return Ok(()),
+            Some(Ok(Listening::No)) => loopback = None,
+            Some(Ok(Listening::Loopback)) => {
                 if now.duration_since(*loopback.get_or_insert(now)) >= LOOPBACK_MAX {
                     let reason = format!("it listens on port {port} of 127.0.0.1 only");
                     return Err(Stop::Fault(Fault::new(Code::ListensOnLoopback, reason)));
                 }
             }
-            Err(error) => tracing::debug!(error = %whole(&error), pid, "instance not looked into"),
+            Some(Err(error)) => unknown = Some(whole(&error)),
+            None => {}
         }
-        if !lives(pid) {
+        if look::lives(pid) == Some(false) {
             drop(probe);
             return Err(vanished(orders).await);
         }
-        if now >= deadline {
-            let reason = format!(
-                "nothing listens on port {port} after {} s; $PORT says which port is meant",
-                READY_MAX.as_secs()
-            );
-            return Err(Stop::Fault(Fault::new(Code::NotListening, reason)));
+        if unseen.note(unknown.is_none(), now) {
+            say(unknown.as_deref().unwrap_or_default());
+        }
+        if now >= deadline.at
+            && let Some(fault) = not_listening(port, unknown, deadline.adopted)
+        {
+            return Err(Stop::Fault(fault));
         }
         if now.duration_since(begun) >= EAGER {
             pause = PAUSE_MAX.min(pause * 3 / 2);
         }
         pause_for(pause, orders).await?;
+    }
+}
+
+/// What it means that an instance wasn't seen listening in its time; `None`: it is given more.
+fn not_listening(port: u16, unknown: Option<String>, adopted: bool) -> Option<Fault> {
+    match unknown {
+        None => {
+            let seconds = READY_MAX.as_secs();
+            let why =
+                format!("nothing listens on port {port} after {seconds} s; $PORT says which port is meant");
+            Some(Fault::new(Code::NotListening, why))
+        }
+        Some(_) if adopted => None,
+        Some(why) => Some(Fault::new(Code::NodeFault, format!("it can't be seen whether it listens: {why}"))),
     }
 }
 
@@ -467,15 +493,6 @@ pub(crate) async fn pause_for(pause: Duration, orders: &mut watch::Receiver<Orde
         () = sleep(pause) => Ok(()),
         stop = unwanted(orders) => Err(stop),
     }
-}
-
-/// Whether a process is there and hasn't ended.
-pub(crate) fn lives(pid: u32) -> bool {
-    // `pid (name) state …`, where the name may hold anything: the state follows the last `)`.
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        stat.rsplit_once(')')
-            .is_some_and(|(_, rest)| !matches!(rest.trim_start().chars().next(), Some('Z' | 'X')))
-    })
 }
 
 /// The process is gone: the keeper tells how it ended.
