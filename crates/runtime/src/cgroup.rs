@@ -10,6 +10,8 @@
 //! hierarchies, so that the next server finds them wherever it is started from.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     fs,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -22,13 +24,20 @@ use rustix::{
     fs::{CWD, Mode, OFlags, openat},
 };
 
-use crate::spec::Limits;
+use crate::{init::monotonic, spec::Limits};
 
+mod removal;
 mod v1;
 mod v2;
 
+pub(crate) use removal::Leaving;
+
 /// The controllers that limits need.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// How long a keeper waits for what a former one left, in nanoseconds, and how long a cleaning does.
+const SWEEP_MAX: u64 = 2_000_000_000;
+const CLEAN_MAX: u64 = 5_000_000_000;
 
 /// The hierarchies of this machine.
 #[derive(Debug, Clone)]
@@ -217,11 +226,14 @@ impl Parent {
             memory: PathBuf::new(),
             memory_is_legacy: false,
         };
-        let made = self.fill(&mut group, &relative, limits);
-        if made.is_err() {
-            group.remove();
+        match self.fill(&mut group, &relative, limits) {
+            Ok(door) => Ok((group, door)),
+            Err(error) => {
+                // Nothing was ever in it.
+                drop(group.remove());
+                Err(error)
+            }
         }
-        made.map(|door| (group, door))
     }
 
     /// Gives an instance that was made with `before` the limits `now`: what is different is written.
@@ -320,14 +332,17 @@ impl Parent {
         format!("{}/i-{instance}", self.name)
     }
 
-    /// Kills and removes every instance's group that a former keeper left.
-    pub(crate) fn sweep(&self) -> io::Result<()> {
-        self.sweep_where(|name| name != "keeper")
+    /// Kills and removes every instance's group that a former keeper left; what can't be removed yet: a
+    /// process that hangs in the kernel goes when that lets it.
+    pub(crate) fn sweep(&self) -> io::Result<Vec<Leaving>> {
+        self.sweep_where(|name| name != "keeper", SWEEP_MAX)
     }
 
     /// Kills and removes everything of this node, its keeper too.
     pub(crate) fn clean(&self) -> io::Result<()> {
-        self.sweep_where(|_| true)?;
+        if let Some(left) = self.sweep_where(|_| true, CLEAN_MAX)?.first() {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{left} can't be removed")));
+        }
         for root in self.hierarchies.roots() {
             remove_directory(&root.join(&self.name))?;
         }
@@ -344,7 +359,8 @@ impl Parent {
         }
     }
 
-    fn sweep_where(&self, wanted: impl Fn(&str) -> bool) -> io::Result<()> {
+    fn sweep_where(&self, wanted: impl Fn(&str) -> bool, limit: u64) -> io::Result<Vec<Leaving>> {
+        let mut found: BTreeMap<OsString, Vec<PathBuf>> = BTreeMap::new();
         for root in self.hierarchies.roots() {
             let entries = match fs::read_dir(root.join(&self.name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -353,18 +369,34 @@ impl Parent {
             for entry in entries {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() && entry.file_name().to_str().is_some_and(&wanted) {
-                    kill_and_remove(&entry.path())?;
+                    found.entry(entry.file_name()).or_default().push(entry.path());
                 }
             }
         }
-        Ok(())
+        let mut left: Vec<Leaving> = found.into_values().map(Leaving::new).collect();
+        // All first: their ends take as long as one's.
+        left.iter().for_each(Leaving::kill);
+        let end = monotonic() + limit;
+        loop {
+            let now = monotonic();
+            left.retain_mut(|group| !group.take_away(now));
+            if left.is_empty() || now > end {
+                return Ok(left);
+            }
+            let due = left.iter().map(Leaving::due).min().unwrap_or(now);
+            pause(Duration::from_nanos(due.min(end + 1).saturating_sub(now)));
+        }
     }
 }
 
 impl Group {
-    /// Kills every process of the instance; `false`: this machine can't, kill its first process.
+    /// Kills every process of the instance; `false`: one that isn't in its groups yet isn't killed.
     pub(crate) fn kill(&self) -> bool {
-        self.unified.as_ref().is_some_and(|path| write(&path.join("cgroup.kill"), "1").is_ok())
+        let at_once = self.unified.as_deref().is_some_and(removal::kill_at_once);
+        if !at_once {
+            self.directories.iter().for_each(|directory| removal::kill(directory));
+        }
+        at_once
     }
 
     /// How often the kernel killed something in it for want of memory, since it was made.
@@ -376,12 +408,9 @@ impl Group {
         }
     }
 
-    /// Removes the groups; `false`: something in them is still on its way out, try again.
-    pub(crate) fn remove(&self) -> bool {
-        self.directories.iter().all(|path| match fs::remove_dir(path) {
-            Ok(()) => true,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        })
+    /// Removes the groups, or says that something is still leaving them.
+    pub(crate) fn remove(self) -> Result<(), Leaving> {
+        if removal::remove(&self.directories) { Ok(()) } else { Err(Leaving::new(self.directories)) }
     }
 }
 
@@ -391,27 +420,6 @@ pub(crate) fn enter(tasks: &[BorrowedFd<'_>]) -> io::Result<()> {
         rustix::io::write(file.as_fd(), b"0")?;
     }
     Ok(())
-}
-
-fn kill_and_remove(directory: &Path) -> io::Result<()> {
-    // Five seconds: a process that can't be killed by then hangs in the kernel.
-    for _ in 0..500 {
-        let processes = match fs::read_to_string(directory.join("cgroup.procs")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            processes => processes?,
-        };
-        if write(&directory.join("cgroup.kill"), "1").is_err() {
-            for pid in processes.lines().filter_map(|line| line.parse().ok()).filter(|&pid: &i32| pid > 1) {
-                crate::sys::kill(pid, libc::SIGKILL);
-            }
-        }
-        match fs::remove_dir(directory) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => pause(Duration::from_millis(10)),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => return Ok(()),
-        }
-    }
-    Err(io::Error::from_raw_os_error(libc::EBUSY))
 }
 
 /// Waits, in a process whose only thread has nothing else to do.

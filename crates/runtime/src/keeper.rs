@@ -154,7 +154,11 @@ fn prepare(
         return Ok(None);
     }
     let parent = cgroup::Parent::new(id).map_err(at("control groups"))?;
-    parent.sweep().map_err(at("take away what a former keeper left"))?;
+    let left = parent.sweep().map_err(at("take away what a former keeper left"))?;
+    for group in &left {
+        // In the keeper's log. It is no reason to start nothing.
+        drop(writeln!(io::stderr(), "a former keeper's {group} can't be removed yet: it is tried again"));
+    }
     parent.enter().map_err(at("control groups"))?;
     let taken = ids::take().map_err(at("user ids"))?;
     let filter = seccomp::compile().map_err(at("the filter of system calls"))?;
@@ -163,7 +167,8 @@ fn prepare(
     let arguments = children::arguments().map_err(at("its own arguments"))?;
     let ground = children::Ground { parent, id: node, filter, arguments };
     let keeper = serve::Keeper::new(listener, &folder.join("socket"), ends, taken, ground, protocol);
-    Ok(Some((keeper.map_err(at("its loop"))?, lock)))
+    let keeper = keeper.map_err(at("its loop"))?.after(left);
+    Ok(Some((keeper, lock)))
 }
 
 /// Instances inherit the ceiling, and can't raise it; each descriptor of theirs is one here.

@@ -146,7 +146,8 @@ impl Child {
                 })
             }
             Err(failure) => {
-                group.remove();
+                // Nothing was ever in it.
+                drop(group.remove());
                 Err(failure)
             }
         }

@@ -23,7 +23,7 @@ use super::{
     server::Server,
 };
 use crate::{
-    cgroup::Group,
+    cgroup::Leaving,
     crash,
     ids::Taken,
     init::{Told, monotonic},
@@ -38,6 +38,8 @@ const RESTING_FREE: u64 = 8;
 /// many of them are looked at in a row.
 const LOOK: u64 = 10_000_000_000;
 const LOOKS_MAX: usize = 64;
+/// How long an end takes at most, in nanoseconds: the server waits a little longer.
+const END_MAX: u64 = 8_000_000_000;
 /// Connections that haven't said hello: of more the oldest go.
 const STRANGERS_MAX: usize = 4;
 
@@ -96,13 +98,14 @@ pub(super) struct Keeper {
     /// When running instances are looked at again, in monotonic nanoseconds, and from which number on.
     look: (u64, u64),
     /// Control groups that something is still leaving.
-    leaving: Vec<Group>,
+    leaving: Vec<Leaving>,
     ends: Ends,
     ids: Taken,
     ground: Ground,
     /// The version that is spoken at most.
     protocol: u32,
-    ending: bool,
+    /// Since it was told to end: until when it waits for what it holds, in monotonic nanoseconds.
+    ending: Option<u64>,
 }
 
 impl Keeper {
@@ -132,14 +135,20 @@ impl Keeper {
             ids,
             ground,
             protocol,
-            ending: false,
+            ending: None,
         })
+    }
+
+    /// With what a former keeper left, to be taken away when that can be.
+    pub(super) fn after(mut self, left: Vec<Leaving>) -> Self {
+        self.leaving = left;
+        self
     }
 
     /// Until it is told to end and nothing runs any more.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(256);
-        while !(self.ending && self.children.is_empty() && self.leaving.is_empty()) {
+        while !self.is_over() {
             let timeout = self.patience();
             events.clear();
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
@@ -149,7 +158,7 @@ impl Keeper {
             for event in &events {
                 self.handle(Token::unpack(event.data), event.flags);
             }
-            self.leaving.retain(|group| !group.remove());
+            self.take_away();
             self.read_again();
             self.look();
         }
@@ -163,13 +172,26 @@ impl Keeper {
 
     /// How long to wait for events at most.
     fn patience(&self) -> Option<Timespec> {
-        const SOON: u64 = 5_000_000;
-        let rest = self.resting.first().map(|(due, _)| due.saturating_sub(monotonic()));
-        // Control groups that are being left are looked at again soon.
-        let left = (!self.leaving.is_empty()).then_some(SOON);
-        let look = (!self.children.is_empty()).then(|| self.look.0.saturating_sub(monotonic()));
-        let wait = std::time::Duration::from_nanos(rest.into_iter().chain(left).chain(look).min()?);
-        Timespec::try_from(wait).ok()
+        let rest = self.resting.first().map(|(due, _)| *due);
+        let left = self.leaving.iter().map(Leaving::due).min();
+        let look = (!self.children.is_empty()).then_some(self.look.0);
+        let due = rest.into_iter().chain(left).chain(look).chain(self.ending).min()?;
+        Timespec::try_from(std::time::Duration::from_nanos(due.saturating_sub(monotonic()))).ok()
+    }
+
+    /// Whether it was told to end and nothing runs any more, or what does can't be ended in time: the
+    /// next keeper takes that away.
+    fn is_over(&self) -> bool {
+        let done = self.children.is_empty() && self.leaving.is_empty();
+        self.ending.is_some_and(|limit| done || monotonic() > limit)
+    }
+
+    /// Takes away the control groups that everything has left.
+    fn take_away(&mut self) {
+        if !self.leaving.is_empty() {
+            let now = monotonic();
+            self.leaving.retain_mut(|group| !group.take_away(now));
+        }
     }
 
     fn handle(&mut self, token: Token, flags: epoll::EventFlags) {
@@ -311,7 +333,7 @@ impl Keeper {
             }
             Request::Forget { instance } => self.ends.forget(&instance),
             Request::Shutdown => {
-                self.ending = true;
+                self.ending.get_or_insert_with(|| monotonic() + END_MAX);
                 self.children.values_mut().for_each(Child::kill);
             }
         }
@@ -344,7 +366,7 @@ impl Keeper {
         let asker = self.server.as_ref().map_or(0, |(number, _)| *number);
         let call = Call { asker, number: call };
         let instance = spec.instance.clone();
-        let made = if self.ending || self.numbers.contains_key(&instance) {
+        let made = if self.ending.is_some() || self.numbers.contains_key(&instance) {
             Err(Failure { step: "take the instance's id".into(), errno: libc::EEXIST })
         } else {
             Child::make(&mut self.ground, call, spec, &without)
@@ -503,9 +525,8 @@ impl Keeper {
             }
         };
         // What it had is given back before anyone hears of its end.
-        let group = child.into_group();
-        if !group.remove() {
-            self.leaving.push(group);
+        if let Err(leaving) = child.into_group().remove() {
+            self.leaving.push(leaving);
         }
         match failed {
             Some((call, failure)) if self.is_server(call.asker) => {

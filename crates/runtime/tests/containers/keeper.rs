@@ -137,6 +137,59 @@ fn one_that_logs_without_end_waits_and_others_do_not() {
     assert!((written as f64) < (took + 0.7) * f64::from(8 << 20), "{written} bytes in {took} s");
 }
 
+#[test]
+fn who_was_put_into_an_instances_groups_goes_with_it() {
+    let ground = Ground::new();
+    let (_, spec) = ground.start(&["sleep", "1000"]);
+    let mut foreign = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let group = group_of(&ground, &spec);
+    let joined = std::fs::write(group.join("cgroup.procs"), foreign.id().to_string());
+    ground.client().kill(&spec.instance).unwrap();
+    assert_eq!(ground.end(&spec.instance).status, Status::Signal(9));
+    let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+    let ended = (0..500).any(|_| {
+        rustix::event::poll(&mut [], Some(&pause)).unwrap();
+        foreign.try_wait().unwrap().is_some()
+    });
+    foreign.kill().unwrap();
+    foreign.wait().unwrap();
+    joined.unwrap();
+    assert!(ended);
+    settle(&ground);
+}
+
+/// Keeps a control group from being removed, as a process does that hangs in the kernel.
+struct Stuck(std::path::PathBuf);
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        std::fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn what_a_former_keeper_left_and_cannot_be_removed_keeps_no_keeper_from_starting() {
+    let mut ground = Ground::new();
+    let (_, spec) = ground.start(&["sleep", "1000"]);
+    let keeper = ground.client().pid().unwrap();
+    let stuck = Stuck(group_of(&ground, &spec).join("stuck"));
+    std::fs::create_dir(&stuck.0).unwrap();
+    let keeper = rustix::process::Pid::from_raw(keeper.cast_signed()).unwrap();
+    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
+    while ground.events.recv().unwrap() != Event::KeeperGone {}
+    ground.reconnect();
+    assert!(ground.keeper_log().contains("can't be removed yet"), "{}", ground.keeper_log());
+    assert_eq!(ground.run("echo well").0, "well\n");
+    drop(stuck);
+    settle(&ground);
+}
+
+/// The control group that limits an instance's processes.
+fn group_of(ground: &Ground, spec: &minato_runtime::spec::SandboxSpec) -> std::path::PathBuf {
+    let mut inside = groups(ground).map(|path| path.join(format!("i-{}", spec.instance)));
+    inside.find(|path| path.join("pids.max").exists()).unwrap()
+}
+
 fn seconds() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
