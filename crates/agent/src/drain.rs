@@ -27,14 +27,23 @@ const HURRY: Duration = Duration::from_secs(2);
 /// From the kill to the report of the end: a kernel that writes back memory may take its time.
 const KILL: Duration = Duration::from_secs(10);
 
-/// Drains and stops an instance. `None`: even the kill had no effect.
+/// How a drain came to its end.
+#[derive(Debug)]
+pub(crate) enum Drained {
+    /// It was told to stop. `None`: there was nobody to stop, or even the kill had no effect.
+    Stopped(Option<Ended>),
+    /// It ended by itself before anybody had told it to.
+    Died(Ended),
+}
+
+/// Drains and stops an instance.
 pub(crate) async fn drain(
     node: &Arc<Node>,
     id: &InstanceId,
     key: &ReleaseKey,
     cause: DrainCause,
     orders: &mut watch::Receiver<Orders>,
-) -> Option<Ended> {
+) -> Drained {
     let patience = begin(node, id, key, cause);
     let begun = Instant::now();
     node.signals.changed(&key.service);
@@ -56,6 +65,16 @@ pub(crate) async fn drain(
         rehearsal::tell(node, id, key, why);
     }
     finish_streams(node, id, key, &patience, begun, orders).await;
+    let (ended, unmade) = {
+        let orders = orders.borrow();
+        (orders.ended.clone(), orders.unmade)
+    };
+    if unmade {
+        return Drained::Stopped(None);
+    }
+    if let Some(end) = ended {
+        return Drained::Died(end);
+    }
     if !node.table().may_stop(id) {
         // The next server decides anew; this task ends with the agent.
         std::future::pending::<()>().await;
@@ -64,7 +83,7 @@ pub(crate) async fn drain(
     crash::point("drain.noted");
     let end = stop(node, id, patience.signal, STOP, orders).await;
     crash::point("drain.ended");
-    end
+    Drained::Stopped(end)
 }
 
 /// Goes on where a server before had told an instance to stop: it could have died before it did.
@@ -128,9 +147,8 @@ pub(crate) async fn give_up(
         () = sleep(Duration::from_millis(farewell.drain_ms)) => {}
         _ = wait(orders, |orders| orders.hurry) => {}
     }
-    let ended = orders.borrow().ended.clone();
-    if ended.is_some() {
-        return ended;
+    if let Some(over) = over(orders) {
+        return over;
     }
     if !node.table().may_stop(id) {
         // The next server sees for itself; this task ends with the agent.
@@ -149,7 +167,7 @@ async fn finish_streams(
     orders: &mut watch::Receiver<Orders>,
 ) {
     let left = || node.routing.traffic(id).streams > 0;
-    if !left() || orders.borrow().ended.is_some() {
+    if !left() || over(orders).is_some() {
         return;
     }
     if let Some(record) = node.table().instances.get_mut(id) {
@@ -197,9 +215,8 @@ pub(crate) async fn kill(
     id: &InstanceId,
     orders: &mut watch::Receiver<Orders>,
 ) -> Option<Ended> {
-    let ended = orders.borrow().ended.clone();
-    if ended.is_some() {
-        return ended;
+    if let Some(over) = over(orders) {
+        return over;
     }
     if let Some(keeper) = node.keeper()
         && let Err(error) = keeper.client.kill(id)
@@ -209,12 +226,18 @@ pub(crate) async fn kill(
     timeout(KILL, wait(orders, |_| false)).await.ok().flatten()
 }
 
-/// The instance's end, or `None` when something else comes first.
+/// Its end, if it has one; the inner `None`: it never came to be.
+fn over(orders: &watch::Receiver<Orders>) -> Option<Option<Ended>> {
+    let orders = orders.borrow();
+    (orders.unmade || orders.ended.is_some()).then(|| orders.ended.clone())
+}
+
+/// The instance's end, or `None` when something else comes first, or it never came to be.
 pub(crate) async fn wait(
     orders: &mut watch::Receiver<Orders>,
     or: impl Fn(&Orders) -> bool,
 ) -> Option<Ended> {
-    match orders.wait_for(|orders| orders.ended.is_some() || or(orders)).await {
+    match orders.wait_for(|orders| orders.ended.is_some() || orders.unmade || or(orders)).await {
         Ok(orders) => orders.ended.clone(),
         Err(_gone) => None,
     }
@@ -243,4 +266,19 @@ fn begin(node: &Node, id: &InstanceId, key: &ReleaseKey, cause: DrainCause) -> P
     let signal = farewell.signal;
     let stopping = cause == DrainCause::NodeStopping || table.stopping;
     Patience { signal, requests, streams: if stopping { requests } else { streams } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_came_to_be_has_no_end() {
+        let (sender, mut orders) = watch::channel(Orders::default());
+        assert_eq!(over(&orders), None);
+        sender.send_modify(|orders| orders.unmade = true);
+        assert_eq!(over(&orders), Some(None));
+        assert_eq!(stopped(&mut orders, STOP).await, None);
+        assert_eq!(timeout(STOP, wait(&mut orders, |_| false)).await, Ok(None));
+    }
 }

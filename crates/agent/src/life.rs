@@ -23,7 +23,8 @@ use crate::{
     adopt::Stopping,
     backoff::Failed,
     decide::DrainCause,
-    drain, drift, health, logs,
+    drain::{self, Drained},
+    drift, health, logs,
     node::Node,
     pool::{Numbers, Parked},
     prepare::Prepared,
@@ -175,10 +176,10 @@ async fn whole(node: Arc<Node>, birth: Birth) {
         None => Failed::Start,
     };
     match stop {
-        Stop::Drain(cause) => {
-            let end = drain::drain(&node, &id, &key, cause, &mut orders).await;
-            finish(&node, &id, &key, None, end).await;
-        }
+        Stop::Drain(cause) => match drain::drain(&node, &id, &key, cause, &mut orders).await {
+            Drained::Stopped(end) => finish(&node, &id, &key, None, end).await,
+            Drained::Died(end) => died(&node, &id, &key, end, how, &orders).await,
+        },
         Stop::Fault(fault) => {
             node.routing.withdraw(&id).await;
             note_failure(&node, &id, &key, &fault, how);
@@ -195,16 +196,28 @@ async fn whole(node: Arc<Node>, birth: Birth) {
         }
         Stop::Ended(end) => {
             node.routing.withdraw(&id).await;
-            let orphaned = orders.borrow().orphaned;
-            let fault = if orphaned {
-                Fault::new(Code::NodeFault, "the keeper ended, and all instances with it")
-            } else {
-                fault_of(&end)
-            };
-            note_failure(&node, &id, &key, &fault, how);
-            finish(&node, &id, &key, Some(fault), Some(end)).await;
+            died(&node, &id, &key, end, how, &orders).await;
         }
     }
+}
+
+/// It ended by itself: nobody had told it to stop.
+async fn died(
+    node: &Arc<Node>,
+    id: &InstanceId,
+    key: &ReleaseKey,
+    end: Ended,
+    how: Failed,
+    orders: &watch::Receiver<Orders>,
+) {
+    let orphaned = orders.borrow().orphaned;
+    let fault = if orphaned {
+        Fault::new(Code::NodeFault, "the keeper ended, and all instances with it")
+    } else {
+        fault_of(&end)
+    };
+    note_failure(node, id, key, &fault, how);
+    finish(node, id, key, Some(fault), Some(end)).await;
 }
 
 /// The instance counts no more, another is started, and the release isn't blamed; `false`: that was
@@ -260,8 +273,10 @@ async fn finish(
     end: Option<Ended>,
 ) {
     let traffic = node.routing.traffic(id);
+    let unmade = node.table().instances.get(id).is_some_and(|record| record.orders.borrow().unmade);
     if fault.is_none() {
-        let reason = end.as_ref().map_or_else(|| "it was killed".to_owned(), describe);
+        let without = if unmade { "it wasn't made any more" } else { "it was killed" };
+        let reason = end.as_ref().map_or_else(|| without.to_owned(), describe);
         node.record("instance_stopped", key, id, &reason, serde_json::Value::Null);
     }
     node.routing.forget(id);
@@ -271,7 +286,7 @@ async fn finish(
         Some(log) => logs::last_lines(log).await,
         None => Vec::new(),
     };
-    if end.is_none() {
+    if end.is_none() && !unmade {
         tracing::error!(instance = %id, "instance killed, but its end was never reported");
     }
     let mut table = node.table();
@@ -282,7 +297,7 @@ async fn finish(
         instance.address = None;
         instance.pid = None;
         let numbers = Numbers { offset: record.offset, range: record.range };
-        if end.is_some() {
+        if end.is_some() || unmade {
             numbers.give_back(&mut table);
         } else {
             // What still has them may still use them: they are free when its end is told after all.

@@ -15,7 +15,7 @@ use minato_runtime::{
     crash,
     keeper::{Client, MakeError},
     sandbox::{Ordered, Sandbox, StartError},
-    spec::{Binding, Ended, Limits, SandboxSpec, Start, Status},
+    spec::{Binding, Limits, SandboxSpec, Start},
 };
 use serde_json::json;
 use tokio::{
@@ -514,8 +514,7 @@ pub(crate) async fn unwanted(orders: &mut watch::Receiver<Orders>) -> Stop {
 
 /// Nothing was made: no keeper will ever tell that it ended.
 fn unmade(node: &Node, id: &InstanceId, stop: Stop) -> Stop {
-    let end = Ended { instance: id.clone(), status: Status::Exit(0), oom: false, at_ms: node.now().0 };
-    node.order(id, |orders| orders.ended = Some(end));
+    node.order(id, |orders| orders.unmade = true);
     stop
 }
 

@@ -170,6 +170,8 @@ pub(crate) struct Orders {
     pub(crate) stopping: bool,
     /// It ended.
     pub(crate) ended: Option<Ended>,
+    /// It never came to be: there is nobody to stop, and no end will be told.
+    pub(crate) unmade: bool,
     /// It ended because the keeper did.
     pub(crate) orphaned: bool,
     /// Counts how often the edge found it suspicious.

@@ -106,6 +106,23 @@ fn streams_are_ended_when_their_time_is_over() {
 }
 
 #[test]
+fn who_dies_before_it_is_told_to_stop_has_failed() {
+    run(async |ground| {
+        let agent = ground.agent().await;
+        let old = retired_with_a_stream(&ground, Duration::from_secs(3_600)).await;
+        let draining = async || instance(&agent, InstanceState::Draining).await;
+        let pid = ground.until("draining", draining).await.pid.unwrap();
+        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        ground.forgotten().await;
+        let wanted = ["instance_starting", "instance_ready", "instance_draining", "instance_failed"];
+        assert_eq!(ground.kinds(&old), wanted);
+        assert_eq!(event(&ground, "instance_failed").data["code"], "killed");
+        assert_eq!(agent.life(&old).await.unwrap().instance.state, InstanceState::Failed);
+        agent.stop(true).await;
+    });
+}
+
+#[test]
 fn who_accepts_and_never_answers_is_replaced() {
     run(async |ground| {
         let agent = ground.agent().await;
