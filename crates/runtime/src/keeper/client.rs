@@ -2,11 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     net::Ipv4Addr,
     os::fd::OwnedFd,
     path::PathBuf,
-    process::{Command, Stdio},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,23 +15,31 @@ use std::{
 };
 
 use minato_model::ids::InstanceId;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, connect, shutdown};
+use rustix::net::{
+    RecvFlags, SendFlags, Shutdown, shutdown,
+    sockopt::{Timeout, set_socket_timeout},
+};
+
+mod connect;
+
+use connect::{START_MAX, connect_to, first_words, start};
 
 use super::{
-    ARGUMENT, Config, Connection, READY, TAKEN,
+    Config, Connection,
     protocol::{BINDS, FIRST, Failure, Reply, Request, VERSION},
 };
 use crate::{
     cgroup,
-    ids::Ids,
     protection::Without,
     sandbox::Sandbox,
-    spec::{Binding, Event, Held, SandboxSpec},
+    spec::{Binding, Event, SandboxSpec},
     wire,
 };
 
 /// The longest that a sandbox may take to be made: hundreds of them, one after another.
 const MAKE_MAX: Duration = Duration::from_secs(30);
+/// How many hundredths of a second a keeper whose socket ended may take to end.
+const END_TRIES: u32 = 100;
 /// Keepers that may die while they greet this server before that is an error.
 const LOST_MAX: u32 = 3;
 
@@ -157,7 +164,7 @@ impl Client {
                 // Nothing to reap if it only hung up.
                 drop(dead.try_wait());
             }
-            process = start(config)?;
+            process = start(config, START_MAX)?;
             if process.is_none() {
                 crate::cgroup::pause(Duration::from_millis(10));
             }
@@ -352,11 +359,9 @@ impl Shared {
                 Reply::Hello { .. } | Reply::Held(_) => {}
             }
         }
-        if !self.hung_up.load(Ordering::Acquire)
-            && let Some(mut process) = self.process.lock().unwrap_or_else(PoisonError::into_inner).take()
-        {
-            // The socket ends when the process does: this doesn't wait long.
-            drop(process.wait());
+        if !self.hung_up.load(Ordering::Acquire) {
+            // The socket ends when the process does, unless another server was preferred.
+            self.reap(END_TRIES);
         }
         let mut calls = self.lock();
         calls.gone = true;
@@ -364,6 +369,28 @@ impl Shared {
         drop(calls);
         self.ended.notify_all();
         drop(events.send(Event::KeeperGone));
+    }
+
+    /// Waits a little until the keeper has ended, if this process started it.
+    fn reap(&self, tries: u32) {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..tries {
+            match process.as_mut().map(std::process::Child::try_wait) {
+                Some(Ok(None)) => cgroup::pause(Duration::from_millis(10)),
+                _ => {
+                    *process = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits until the keeper has ended, if this process started it: whoever serves, it is reaped here.
+    fn reap_at_last(&self) {
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut process) = process {
+            drop(process.wait());
+        }
     }
 
     fn answer(&self, call: u64, made: Made) {
@@ -389,39 +416,6 @@ fn check(spec: &SandboxSpec) -> Result<(), MakeError> {
     Ok(())
 }
 
-fn connect_to(config: &Config) -> io::Result<OwnedFd> {
-    let directory = super::open_folder(&config.data.join("keeper"))?;
-    let socket = super::new_socket()?;
-    connect(&socket, &super::address(&directory)?)?;
-    Ok(socket)
-}
-
-/// Starts a keeper; `None`: there is one that is just starting or ending.
-fn start(config: &Config) -> Result<Option<std::process::Child>, KeeperError> {
-    let failed = |what: &str, error: &io::Error| KeeperError::Start { reason: format!("{what}: {error}") };
-    let folder = config.data.join("keeper");
-    fs::create_dir_all(&folder).map_err(|error| failed("its folder", &error))?;
-    let log = fs::File::create(folder.join("log")).map_err(|error| failed("its log", &error))?;
-    let mut process = Command::new(&config.exe)
-        .arg(ARGUMENT)
-        .arg(&config.data)
-        .arg(&config.id)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .map_err(|error| failed("executing the server's own binary", &error))?;
-    let said = process.stdout.take().map(io::read_to_string).transpose();
-    let said = said.map_err(|error| failed("listening to it", &error))?.unwrap_or_default();
-    match said.trim() {
-        READY => Ok(Some(process)),
-        other => {
-            drop(process.wait());
-            if other == TAKEN { Ok(None) } else { Err(KeeperError::Start { reason: other.to_owned() }) }
-        }
-    }
-}
-
 /// The first words, then a thread that reads whatever comes.
 fn greet(
     config: &Config,
@@ -433,6 +427,9 @@ fn greet(
         // It tells what it holds only to who says its version at once.
         socket = connect_to(config).map_err(KeeperError::Io)?;
         (held, ids, version) = first_words(&socket, FIRST)?;
+    }
+    for direction in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(&socket, direction, None).map_err(|error| KeeperError::Io(error.into()))?;
     }
     let cgroups = cgroup::Parent::new(&config.id).map_err(KeeperError::Io)?;
     let shared = Arc::new(Shared {
@@ -449,31 +446,11 @@ fn greet(
     let reader = Arc::clone(&shared);
     std::thread::Builder::new()
         .name("keeper-reader".into())
-        .spawn(move || reader.read(&sender))
+        .spawn(move || {
+            reader.read(&sender);
+            drop(sender);
+            reader.reap_at_last();
+        })
         .map_err(KeeperError::Io)?;
     Ok(Connection { client: Client { link: Arc::new(Link { shared }) }, held, ids, events })
-}
-
-/// Says hello in `ours`: what is held, and the version that is spoken from now on.
-fn first_words(socket: &OwnedFd, ours: u32) -> Result<(Vec<Held>, Ids, u32), KeeperError> {
-    let hello = wire::encode(&Request::Hello { version: ours }, &[]).map_err(KeeperError::Io)?;
-    wire::send(socket, &hello, &[], SendFlags::empty()).map_err(KeeperError::Io)?;
-    let next =
-        || wire::receive(socket, RecvFlags::empty()).map_err(KeeperError::Io)?.ok_or(KeeperError::Gone);
-    let message = next()?;
-    let (reply, _) = wire::decode(&message.bytes).map_err(KeeperError::Io)?;
-    let Reply::Hello { version, ids, held: count } = reply else { return Err(KeeperError::Gone) };
-    if !(FIRST..=ours).contains(&version) {
-        return Err(KeeperError::Version { theirs: version, ours });
-    }
-    let mut held = Vec::new();
-    while held.len() < count {
-        let message = next()?;
-        let (reply, tag) = wire::decode(&message.bytes).map_err(KeeperError::Io)?;
-        if let Reply::Held(mut one) = reply {
-            one.tag = tag.to_vec();
-            held.push(*one);
-        }
-    }
-    Ok((held, ids, version))
 }

@@ -2,7 +2,10 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use minato_runtime::{keeper::Client, spec::HeldState};
+use minato_runtime::{
+    keeper::Client,
+    spec::{Event, HeldState},
+};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     net::{
@@ -98,4 +101,22 @@ fn what_a_server_said_before_it_died_is_not_lost() {
     ground.reconnect();
     let held = ground.held.iter().find(|held| held.instance == spec.instance).unwrap();
     assert_eq!((&held.state, held.tag.as_slice()), (&HeldState::Running, b"late".as_slice()));
+}
+
+#[test]
+fn the_end_of_a_keeper_is_told_to_who_took_it_over_and_to_who_started_it() {
+    let ground = Ground::new();
+    let (_, spec) = ground.start(&["sleep", "1000"]);
+    let patience = std::time::Duration::from_secs(10);
+    let next = Client::connect_or_spawn(&ground.config).unwrap();
+    assert_eq!(next.held.len(), 1);
+    // Who was taken over learns at once that it has no keeper any more, though its child lives on.
+    assert_eq!(ground.events.recv_timeout(patience), Ok(Event::KeeperGone));
+    ground.client().kill(&spec.instance).unwrap_err();
+    let keeper = socket_peercred(stranger(&ground)).unwrap().pid;
+    kill_process(keeper, Signal::KILL).unwrap();
+    assert_eq!(next.events.recv_timeout(patience), Ok(Event::KeeperGone));
+    let another = Client::connect_or_spawn(&ground.config).unwrap();
+    assert!(another.held.is_empty());
+    another.client.shutdown().unwrap();
 }
