@@ -2,15 +2,17 @@
 //! its instances, and another is started.
 
 use std::{
+    net::Ipv4Addr,
     path::PathBuf,
     sync::{Arc, PoisonError, Weak, mpsc::Receiver},
     time::Duration,
 };
 
 use minato_model::{event::Event as Told, ids::InstanceId};
+use minato_network::NodeId8;
 use minato_runtime::{
     keeper::{Client, Config, Connection, KeeperError},
-    spec::{Ended, Event, Held, Status},
+    spec::{Ended, Event, Held, HeldState, Status},
 };
 use tokio::time::sleep;
 
@@ -27,7 +29,12 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Connects, and hands on what the keeper tells; what it held before.
 pub(crate) async fn connect(node: &Arc<Node>, config: Config) -> Result<Vec<Held>, KeeperError> {
     let connecting = config.clone();
-    let connection = tokio::task::spawn_blocking(move || Client::connect_or_spawn(&connecting)).await;
+    let connection = tokio::task::spawn_blocking(move || {
+        let connection = Client::connect_or_spawn(&connecting)?;
+        remove_links(&connecting.id, &connection.held);
+        Ok(connection)
+    });
+    let connection = connection.await;
     let Connection { client, held, ids, events } = connection.unwrap_or(Err(KeeperError::Gone))?;
     {
         let mut table = node.table();
@@ -41,6 +48,18 @@ pub(crate) async fn connect(node: &Arc<Node>, config: Config) -> Result<Vec<Held
         .spawn(move || listen(&weak, &runtime, &events, config));
     spawned.map_err(KeeperError::Io)?;
     Ok(held)
+}
+
+/// Before anything is made, so that nothing is left of whoever isn't held.
+fn remove_links(id: &str, held: &[Held]) {
+    let runs = |held: &&Held| !matches!(held.state, HeldState::Ended(_));
+    let addresses: Vec<Ipv4Addr> = held.iter().filter(runs).map(|held| held.address).collect();
+    let Ok(id) = id.parse::<NodeId8>() else { return };
+    match minato_network::remove_links_but(id, &addresses) {
+        Ok(0) => {}
+        Ok(links) => tracing::debug!(links, "links of former instances removed"),
+        Err(error) => tracing::warn!(error = %whole(&error), "links of former instances not removed"),
+    }
 }
 
 fn listen(node: &Weak<Node>, runtime: &tokio::runtime::Handle, events: &Receiver<Event>, config: Config) {

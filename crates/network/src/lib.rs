@@ -17,7 +17,7 @@
 //!
 //! Every name in the kernel derives from the data directory's [`NodeId8`], so that two nodes on one
 //! machine never touch each other's, and nothing is ever deleted on the path of a start or a stop: an
-//! instance's pair goes with its namespace.
+//! instance's pair goes with its namespace. What a crash leaves is deleted by [`remove_links_but`].
 
 mod filter;
 mod forwarding;
@@ -34,6 +34,6 @@ pub use forwarding::{ForwardingError, forward_blocked};
 pub use listener::{ListenerError, listener_owner};
 pub use names::{InvalidNodeId, NodeId8, NodeNetwork};
 pub use netlink::NetlinkError;
-pub use node::{CleanError, EnsureError, Node, clean};
+pub use node::{CleanError, EnsureError, Node, clean, remove_links_but};
 pub use probe::{Listening, Probe, ProbeError};
 pub use range::{RangeError, choose_range};

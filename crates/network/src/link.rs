@@ -1,6 +1,6 @@
 //! An instance's pair of links: the host's end made by the keeper, the other set up from inside.
 //!
-//! A pair is never deleted: it goes with its namespace, asynchronously. Until then its name is taken,
+//! A pair isn't deleted at its instance's end: it goes with its namespace, asynchronously. Until then its name is taken,
 //! and with it the address ([`PairError::Busy`]).
 
 use std::{

@@ -39,6 +39,17 @@ impl NodeId8 {
         format!("mn{self}")
     }
 
+    /// As [`NodeNetwork::host_link`].
+    pub(crate) fn link(self, address: Ipv4Addr) -> String {
+        let [_, _, c, d] = address.octets();
+        format!("{}{c:02x}{d:02x}", self.link_prefix())
+    }
+
+    /// A number for what is to go, so that it goes together: links are in group 0 else.
+    pub(crate) fn group(self) -> u32 {
+        self.0 | 1 << 31
+    }
+
     /// The label of the node's own address on `lo`.
     pub(crate) fn label(self) -> String {
         format!("lo:mn{self}")
@@ -56,8 +67,7 @@ impl NodeNetwork {
     /// address, so the kernel refuses an address whose former link isn't gone.
     #[must_use]
     pub fn host_link(&self, address: Ipv4Addr) -> String {
-        let [_, _, c, d] = address.octets();
-        format!("{}{c:02x}{d:02x}", self.id.link_prefix())
+        self.id.link(address)
     }
 
     /// Whether the address is one that an instance of this node can have.

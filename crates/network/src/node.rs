@@ -1,6 +1,6 @@
 //! The node's own part of the network: made once, found again after a crash, taken away by `--clean`.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, net::Ipv4Addr, path::Path};
 
 use minato_model::network::AddressPlan;
 use rustix::{event::poll, fs::Timespec, io::Errno};
@@ -167,6 +167,31 @@ fn forward() -> Result<bool, EnsureError> {
     }
     fs::write(FORWARDING, "1").map_err(on)?;
     Ok(true)
+}
+
+/// Deletes the links of instances that aren't among `held`, and says how many there were. A link goes by
+/// itself when its namespace ends, which the kernel does later than it ends processes, and not at all
+/// while somebody else has that namespace open; until then it has its instance's address and route.
+///
+/// # Errors
+/// When the kernel refuses; calling again goes on.
+pub fn remove_links_but(id: NodeId8, held: &[Ipv4Addr]) -> Result<usize, NetlinkError> {
+    let mut socket = route::socket()?;
+    let held: Vec<String> = held.iter().map(|&address| id.link(address)).collect();
+    let mut links = route::links(&mut socket)?;
+    links.retain(|(_, name)| name.starts_with(&id.link_prefix()) && !held.contains(name));
+    for &(index, _) in &links {
+        let mut messages = Messages::default();
+        route::group_link(&mut messages, index, id.group());
+        route::exchange_unless(&mut socket, messages, &[Errno::NODEV])?;
+    }
+    if !links.is_empty() {
+        let mut messages = Messages::default();
+        route::delete_group(&mut messages, id.group());
+        // The last of them went by itself.
+        route::exchange_unless(&mut socket, messages, &[Errno::NODEV])?;
+    }
+    Ok(links.len())
 }
 
 /// Takes away everything in the kernel that carries this node's id: links that outlived their

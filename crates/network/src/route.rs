@@ -35,6 +35,7 @@ const LINK_INFO: u16 = 18;
 const LINK_INFO_KIND: u16 = 1;
 const LINK_INFO_DATA: u16 = 2;
 const LINK_FAMILIES: u16 = 26;
+const LINK_GROUP: u16 = 27;
 const LINK_NAMESPACE: u16 = 28;
 const VETH_PEER: u16 = 1;
 const INET_SETTINGS: u16 = 1;
@@ -196,6 +197,20 @@ pub(crate) fn no_inet6_address(messages: &mut Messages, index: u32) {
 /// Deletes a link.
 pub(crate) fn delete_link(messages: &mut Messages, index: u32) {
     messages.request("delete a link", DELETE_LINK, 0, &link_header(index, false), |_| ());
+}
+
+/// Puts a link into a group.
+pub(crate) fn group_link(messages: &mut Messages, index: u32, group: u32) {
+    messages.request("put a link into a group", NEW_LINK, 0, &link_header(index, false), |a| {
+        a.number(LINK_GROUP, group);
+    });
+}
+
+/// Deletes a group's links, all in the time that one takes.
+pub(crate) fn delete_group(messages: &mut Messages, group: u32) {
+    messages.request("delete links", DELETE_LINK, 0, &link_header(0, false), |a| {
+        a.number(LINK_GROUP, group);
+    });
 }
 
 /// Gives a link an address of its own, refused if it has it. `label` is what the address is known by.

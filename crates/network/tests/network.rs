@@ -15,6 +15,7 @@ use std::{
 use lab::{Lab, NODE_OUTSIDE, OUTSIDE, Space, network};
 use minato_network::{
     EnsureError, Listening, Node, Probe, clean, forward_blocked, link, link::PairError, listener_owner,
+    remove_links_but,
 };
 use rustix::{
     fs::Timespec,
@@ -60,6 +61,26 @@ fn ensure_is_whole_again_and_clean_leaves_nothing() {
         lab.node.inside(|| clean(lab.network.id).unwrap());
         assert_eq!(before, traces(&lab.node));
     }
+}
+
+#[test]
+fn links_that_belong_to_nobody_are_removed_while_their_namespaces_are_held() {
+    let lab = lab();
+    let other = network(7, 71);
+    lab.node.inside(|| Node::ensure(&other).unwrap());
+    let (held, address) = lab.instance(0x4000);
+    let before = traces(&lab.node);
+    // Their namespaces stay.
+    let stale: Vec<_> = (1..20).map(|number| lab.instance(0x4000 + number)).collect();
+    let remove = || lab.node.inside(|| remove_links_but(lab.network.id, &[address]).unwrap());
+    assert_eq!(remove(), stale.len());
+    assert_eq!(before, traces(&lab.node));
+    assert_eq!(remove(), 0);
+    assert_eq!(lab.node.inside(|| remove_links_but(other.id, &[]).unwrap()), 0);
+    let _server = held.serve((EVERYWHERE, 80));
+    assert!(lab.node.reaches((address, 80)).is_some());
+    // Their addresses can be had again at once.
+    drop(lab.instance(0x4001));
 }
 
 #[test]
