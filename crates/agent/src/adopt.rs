@@ -41,6 +41,12 @@ pub(crate) struct Tag {
     /// A server that doesn't know it leaves it out.
     #[serde(default)]
     farewell: Farewell,
+    /// Its memory when it was warm, in bytes: growth is measured by it whatever server looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    baseline: Option<u64>,
+    /// Since when it drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    draining: Option<Moment>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stopping: Option<Stopping>,
 }
@@ -54,15 +60,17 @@ pub(crate) struct Stopping {
 }
 
 impl Tag {
-    pub(crate) fn of(record: &Record, hash: &str) -> Self {
+    pub(crate) fn of(record: &Record) -> Self {
         Self {
             release: record.release.clone(),
-            hash: hash.to_owned(),
+            hash: record.hash.clone(),
             image: record.image.clone(),
             port: record.port,
             started_at: record.started_at,
             asked_by: record.asked_by.clone(),
             farewell: record.farewell,
+            baseline: record.vitals.baseline(),
+            draining: record.draining,
             stopping: None,
         }
     }
@@ -74,6 +82,24 @@ impl Tag {
     /// As the keeper keeps it.
     pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+/// Lets the keeper keep what is known of an instance now, for a server after this one.
+pub(crate) fn tell(node: &Node, id: &InstanceId) {
+    // Of what doesn't run yet the keeper is told by its start.
+    let tag = node.table().instances.get(id).filter(|record| record.pid.is_some()).map(Tag::of);
+    if let Some(tag) = tag {
+        keep(node, id, &tag);
+    }
+}
+
+/// Lets the keeper keep a tag.
+pub(crate) fn keep(node: &Node, id: &InstanceId, tag: &Tag) {
+    if let Some(keeper) = node.keeper()
+        && let Err(error) = keeper.client.tag(id, &tag.encode())
+    {
+        tracing::debug!(%error, instance = %id, "tag not kept by the keeper");
     }
 }
 
@@ -119,10 +145,14 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
     table.offsets.take(offset);
     table.ranges.take(range);
     let drain = (!wanted).then_some(DrainCause::Retired);
+    let begun = begun(node.now(), tag.started_at);
+    // It drained for a server before, and is wanted all the same.
+    let comes_back = wanted && tag.draining.is_some() && tag.stopping.is_none();
     let (sender, orders) = watch::channel(Orders { drain, ..Orders::default() });
     let record = Record {
         id: held.instance.clone(),
         release: tag.release.clone(),
+        hash: tag.hash,
         image: tag.image,
         port: tag.port,
         address: held.address,
@@ -137,7 +167,7 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         ),
         pid: Some(held.pid),
         started_at: tag.started_at,
-        begun: begun(node.now(), tag.started_at),
+        begun,
         first_ready: None,
         asked_by: tag.asked_by,
         pooled: None,
@@ -146,11 +176,15 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         findings: Vec::new(),
         replaces: None,
         withdrawn: None,
-        vitals: Vitals::new(Instant::now()),
+        draining: tag.draining.filter(|_| !comes_back),
+        vitals: Vitals::adopted(begun, tag.baseline, Instant::now()),
         orders: sender,
     };
     table.instances.insert(held.instance.clone(), record);
     drop(table);
+    if comes_back {
+        tell(node, &held.instance);
+    }
     // Before anything that it sends is listened to.
     node.routing.introduce(&held.instance, &tag.release.service, held.address);
     let by = match tag.stopping {
@@ -160,8 +194,8 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
     Some(Birth { id: held.instance.clone(), key: tag.release, orders, by })
 }
 
-/// When its start began: its age goes on, by the time of day.
-fn begun(now: Moment, started_at: Moment) -> Instant {
+/// When something began here that began then: its age goes on, by the time of day.
+pub(crate) fn begun(now: Moment, started_at: Moment) -> Instant {
     let age = u64::try_from(now.0.saturating_sub(started_at.0)).unwrap_or(0);
     let here = Instant::now();
     here.checked_sub(Duration::from_millis(age)).unwrap_or(here)
@@ -226,5 +260,31 @@ fn life(node: &NodeName, id: &InstanceId, tag: Tag, reason: String, end: &Ended)
         end: Some(describe(end)),
         last_lines: Vec::new(),
         findings: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tags_of_earlier_and_later_servers_are_read() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let earlier = json!({
+            "release": { "service": "shop/cart", "number": 1 }, "hash": "h", "image": digest, "port": 80,
+            "started_at": Moment(5), "asked_by": "request",
+        });
+        let mut tag: Tag = serde_json::from_value(earlier.clone()).unwrap();
+        assert_eq!((tag.baseline, tag.draining, &tag.stopping), (None, None, &None));
+        let fields = |tag: &Tag| serde_json::from_slice::<serde_json::Value>(&tag.encode()).unwrap();
+        let written = fields(&tag);
+        assert!(earlier.as_object().unwrap().iter().all(|(key, value)| written[key] == *value), "{written}");
+        assert_eq!(written.as_object().unwrap().len(), 7, "an earlier server reads all of it: {written}");
+        (tag.baseline, tag.draining) = (Some(9), Some(Moment(7)));
+        let mut written = fields(&tag);
+        written["later"] = true.into();
+        assert_eq!(serde_json::from_value::<Tag>(written).unwrap(), tag);
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    adopt::{Stopping, Tag},
+    adopt::{self, Stopping, Tag},
     decide::DrainCause,
     node::Node,
     rehearsal,
@@ -45,13 +45,16 @@ pub(crate) async fn drain(
     orders: &mut watch::Receiver<Orders>,
 ) -> Drained {
     let patience = begin(node, id, key, cause);
-    let begun = Instant::now();
+    let begun = patience.begun;
     node.signals.changed(&key.service);
-    let data = json!({
-        "drain_ms": patience.requests.as_millis(),
-        "drain_streams_ms": patience.streams.as_millis(),
-    });
-    node.record("instance_draining", key, id, cause.reason(), data);
+    if patience.is_news {
+        let data = json!({
+            "drain_ms": patience.requests.as_millis(),
+            "drain_streams_ms": patience.streams.as_millis(),
+        });
+        node.record("instance_draining", key, id, cause.reason(), data);
+        adopt::tell(node, id);
+    }
     rehearsal::withdrawn(node, id, key);
     node.routing.withdraw(id).await;
     crash::point("drain.withdrawn");
@@ -79,7 +82,7 @@ pub(crate) async fn drain(
         // The next server decides anew; this task ends with the agent.
         std::future::pending::<()>().await;
     }
-    note(node, id, key, patience.signal);
+    note(node, id, patience.signal);
     crash::point("drain.noted");
     let end = stop(node, id, patience.signal, STOP, orders).await;
     crash::point("drain.ended");
@@ -100,19 +103,14 @@ pub(crate) async fn go_on(
 }
 
 /// The keeper remembers that it was told to stop, for a server after this one.
-fn note(node: &Node, id: &InstanceId, key: &ReleaseKey, signal: i32) {
+fn note(node: &Node, id: &InstanceId, signal: i32) {
     let tag = {
         let table = node.table();
         let Some(record) = table.instances.get(id) else { return };
-        let hash = table.releases.get(key).map_or("", |state| state.release.hash.as_str());
         let stopping = Stopping { since: node.now(), signal, reason: record.reason.clone() };
-        Tag::of(record, hash).stopping(stopping)
+        Tag::of(record).stopping(stopping)
     };
-    if let Some(keeper) = node.keeper()
-        && let Err(error) = keeper.client.tag(id, &tag.encode())
-    {
-        tracing::debug!(%error, instance = %id, "stop not noted by the keeper");
-    }
+    adopt::keep(node, id, &tag);
 }
 
 /// The stop signal; the kill, if that doesn't help within a time.
@@ -245,6 +243,9 @@ pub(crate) async fn wait(
 
 /// How an instance is to be stopped, and how long it may take.
 struct Patience {
+    begun: Instant,
+    /// No server has told that it drains.
+    is_news: bool,
     signal: i32,
     requests: Duration,
     streams: Duration,
@@ -252,8 +253,11 @@ struct Patience {
 
 /// Notes that an instance drains.
 fn begin(node: &Node, id: &InstanceId, key: &ReleaseKey, cause: DrainCause) -> Patience {
+    let now = node.now();
     let mut table = node.table();
+    let mut before = None;
     if let Some(record) = table.instances.get_mut(id) {
+        before = record.draining.replace(record.draining.unwrap_or(now));
         record.phase = Phase::Draining;
         cause.reason().clone_into(&mut record.reason);
     }
@@ -265,7 +269,9 @@ fn begin(node: &Node, id: &InstanceId, key: &ReleaseKey, cause: DrainCause) -> P
         (Duration::from_millis(farewell.drain_ms), Duration::from_millis(farewell.streams_ms));
     let signal = farewell.signal;
     let stopping = cause == DrainCause::NodeStopping || table.stopping;
-    Patience { signal, requests, streams: if stopping { requests } else { streams } }
+    let begun = before.map_or_else(Instant::now, |since| adopt::begun(now, since));
+    let streams = if stopping { requests } else { streams };
+    Patience { begun, is_news: before.is_none(), signal, requests, streams }
 }
 
 #[cfg(test)]

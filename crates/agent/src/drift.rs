@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::{
+    adopt::{self, Tag},
     look,
     node::Node,
     start,
@@ -107,11 +108,17 @@ fn subjects(table: &Table) -> Vec<Subject> {
 fn note(node: &Arc<Node>, subject: &Subject, finding: Finding) {
     let mut table = node.table();
     let Some(record) = table.instances.get_mut(&subject.id).filter(|record| runs(record)) else { return };
-    if let Some(usage) = &finding.usage {
-        record.vitals.used(usage, node.baseline_after, Instant::now());
-    }
+    let used = finding.usage.as_ref();
+    let warm = used.is_some_and(|usage| record.vitals.used(usage, node.baseline_after, Instant::now()));
     record.vitals.mounts = record.vitals.mounts.or(finding.mounts);
+    if warm {
+        let tag = Tag::of(record);
+        drop(table);
+        adopt::keep(node, &subject.id, &tag);
+        table = node.table();
+    }
     let Some(what) = finding.drifted else { return };
+    let Some(record) = table.instances.get_mut(&subject.id) else { return };
     record.vitals.drifted = Some(what.clone());
     record.findings.push(format!("it was changed by hand: {what}"));
     drop(table);

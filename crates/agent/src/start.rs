@@ -188,6 +188,7 @@ pub(crate) async fn adopt(
         return Err(Stop::Fault(Fault::new(Code::NodeFault, "it isn't in the node's table")));
     };
     node.routing.introduce(id, &key.service, address);
+    still_wanted(orders)?;
     let probe = tokio::task::spawn_blocking(move || look::open(pid, address).ok()).await.ok().flatten();
     crash::point("adopt.probed");
     let phases = node.table().instances.get(id).map(|record| record.phases).unwrap_or_default();
@@ -235,6 +236,7 @@ async fn until_ready(
     }
     listening?;
     health::first(node, key, address, port, deadline.at, orders).await?;
+    still_wanted(orders)?;
     let cold = phases.executed.is_some() && phases.listening.is_none();
     if cold {
         phases.listening = Some(milliseconds(begun.elapsed()));
@@ -314,7 +316,7 @@ fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> 
         scratch: spec.resources.scratch,
         files: spec.resources.files,
         init: spec.init,
-        tag: Tag::of(record, &state.release.hash).encode(),
+        tag: Tag::of(record).encode(),
     };
     let network = NodeNetwork { id: node.id, plan: node.plan };
     Ok(Plan { client: keeper.client, network, sandbox, start, port: record.port, begun: record.begun })
@@ -445,14 +447,13 @@ async fn listening(
         match probe.as_mut().map(|probe| probe.look(port)) {
             Some(Ok(Listening::Yes)) => return Ok(()),
             Some(Ok(Listening::No)) => loopback = None,
-            Some(Ok(Listening::Loopback)) => {
-                if now.duration_since(*loopback.get_or_insert(now)) >= LOOPBACK_MAX {
-                    let reason = format!("it listens on port {port} of 127.0.0.1 only");
-                    return Err(Stop::Fault(Fault::new(Code::ListensOnLoopback, reason)));
-                }
-            }
+            Some(Ok(Listening::Loopback)) => loopback = loopback.or(Some(now)),
             Some(Err(error)) => unknown = Some(whole(&error)),
             None => {}
+        }
+        if loopback.is_some_and(|since| now.duration_since(since) >= LOOPBACK_MAX) {
+            let reason = format!("it listens on port {port} of 127.0.0.1 only");
+            return Err(Stop::Fault(Fault::new(Code::ListensOnLoopback, reason)));
         }
         if look::lives(pid) == Some(false) {
             drop(probe);
@@ -510,6 +511,15 @@ async fn vanished(orders: &mut watch::Receiver<Orders>) -> Stop {
 pub(crate) async fn unwanted(orders: &mut watch::Receiver<Orders>) -> Stop {
     drain::wait(orders, |orders| orders.drain.is_some()).await;
     stop_of(orders)
+}
+
+/// Whether nothing has ended it or asked for its end.
+fn still_wanted(orders: &watch::Receiver<Orders>) -> Result<(), Stop> {
+    let over = {
+        let orders = orders.borrow();
+        orders.ended.is_some() || orders.drain.is_some()
+    };
+    if over { Err(stop_of(orders)) } else { Ok(()) }
 }
 
 /// Nothing was made: no keeper will ever tell that it ended.

@@ -130,6 +130,8 @@ impl Default for Farewell {
 pub(crate) struct Record {
     pub(crate) id: InstanceId,
     pub(crate) release: ReleaseKey,
+    /// Of its release, which may be known no more.
+    pub(crate) hash: String,
     pub(crate) image: Digest,
     pub(crate) port: u16,
     pub(crate) address: Ipv4Addr,
@@ -153,6 +155,8 @@ pub(crate) struct Record {
     pub(crate) findings: Vec<String>,
     /// Whose place it was started for.
     pub(crate) replaces: Option<Replaces>,
+    /// Since when it drains, told by this server or one before.
+    pub(crate) draining: Option<Moment>,
     /// When it left routing, if it is out.
     pub(crate) withdrawn: Option<Withdrawn>,
     pub(crate) vitals: Vitals,

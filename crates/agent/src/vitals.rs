@@ -14,7 +14,7 @@ use crate::{
 /// An instance's measurements.
 #[derive(Debug)]
 pub(crate) struct Vitals {
-    /// Since when this server has watched it.
+    /// Since when it has been there.
     since: Instant,
     /// Its memory when it was warm.
     baseline: Option<u64>,
@@ -51,13 +51,25 @@ impl Vitals {
         }
     }
 
-    /// Notes what it uses; the first time that it has been watched for `baseline_after` is what later
-    /// ones are measured by.
-    pub(crate) fn used(&mut self, usage: &Usage, baseline_after: Duration, now: Instant) {
+    /// Of one that an earlier server started: it goes on being measured by what it was when warm.
+    pub(crate) fn adopted(begun: Instant, baseline: Option<u64>, now: Instant) -> Self {
+        Self { since: begun, baseline, ..Self::new(now) }
+    }
+
+    /// Its memory when it was warm, once that is known.
+    pub(crate) fn baseline(&self) -> Option<u64> {
+        self.baseline
+    }
+
+    /// Notes what it uses; the first look at one that is `baseline_after` old is what later ones are
+    /// measured by. Whether this was that.
+    pub(crate) fn used(&mut self, usage: &Usage, baseline_after: Duration, now: Instant) -> bool {
         self.memory = Some(usage.memory);
-        if self.baseline.is_none() && now.duration_since(self.since) >= baseline_after {
+        let warm = self.baseline.is_none() && now.duration_since(self.since) >= baseline_after;
+        if warm {
             self.baseline = Some(usage.memory);
         }
+        warm
     }
 
     /// Looks at what one that requests go to carries, beside its ready siblings.
@@ -126,6 +138,26 @@ mod tests {
         assert_eq!(used(300, 40), (None, Why::Unhealthy));
         assert_eq!(used(305, 59), (None, Why::Unhealthy));
         assert_eq!(used(310, 60), (Some(Why::Memory), Why::Leaking));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_of_the_server_forgets_no_growth() {
+        let begun = Instant::now();
+        let recycle = Recycle::default();
+        let rules = Rules { recycle: &recycle, timeout: Duration::from_secs(30), concurrency: 10 };
+        let now = begun + Duration::from_secs(200);
+        let used = |vitals: &mut Vitals, seconds, mib: u64| {
+            let usage = Usage { memory: mib << 20, ..Usage::default() };
+            let now = begun + Duration::from_secs(seconds);
+            vitals.used(&usage, Duration::from_secs(300), now)
+        };
+        let mut known = Vitals::adopted(begun, Some(40 << 20), now);
+        assert!(!used(&mut known, 205, 60));
+        assert_eq!(known.ailment(Some(&rules)), Why::Leaking);
+        // Its five minutes are its own, not a server's.
+        let mut unknown = Vitals::adopted(begun, None, now);
+        assert!(!used(&mut unknown, 299, 40) && used(&mut unknown, 300, 40));
+        assert_eq!(unknown.baseline(), Some(40 << 20));
     }
 
     #[tokio::test(start_paused = true)]

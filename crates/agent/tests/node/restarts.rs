@@ -1,6 +1,6 @@
 //! What another server finds.
 
-use minato_model::inventory::InstanceState;
+use minato_model::{inventory::InstanceState, routing::Traffic};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ground::{get, instance, key, run};
@@ -58,8 +58,40 @@ fn what_nobody_wants_any_more_is_drained() {
         let agent = ground.agent().await;
         ground.standing(1, |standing| standing.running == 0).await;
         ground.forgotten().await;
-        assert_eq!(ground.kinds(&before.instance).last().unwrap(), "instance_stopped");
+        let wanted = ["instance_starting", "instance_ready", "instance_draining", "instance_stopped"];
+        assert_eq!(ground.kinds(&before.instance), wanted, "it was never ready for the second server");
         agent.stop(true).await;
+    });
+}
+
+#[test]
+fn a_drain_goes_on_under_the_next_server_and_is_told_once() {
+    run(async |ground| {
+        let agent = ground.agent().await;
+        let mut slice = ground.slice(1, 1, &[]);
+        slice.releases[0].min = 1;
+        slice.drain_streams = std::time::Duration::from_secs(3_600);
+        ground.apply(&slice).await;
+        let old = ground.admitted(1).await.remove(0).instance;
+        let traffic = Traffic { in_flight: 1, streams: 1, ..Traffic::default() };
+        ground.edge.seen().traffic.insert(old.clone(), traffic);
+        (slice.releases[0].min, slice.releases[0].max) = (0, 0);
+        slice.generation = minato_model::ids::Generation(2);
+        ground.apply(&slice).await;
+        let draining = || ground.kinds(&old).iter().filter(|kind| *kind == "instance_draining").count();
+        ground.until("draining", async || (draining() == 1).then_some(())).await;
+        agent.hand_over().await;
+        drop(agent);
+
+        let agent = ground.agent().await;
+        let streams = async || {
+            let seen = instance(&agent, InstanceState::Draining).await?;
+            seen.reason.ends_with("its last streams go on").then_some(seen.id)
+        };
+        assert_eq!(ground.until("draining again", streams).await, old);
+        agent.stop(false).await;
+        let wanted = ["instance_starting", "instance_ready", "instance_draining", "instance_stopped"];
+        assert_eq!(ground.kinds(&old), wanted);
     });
 }
 
