@@ -139,7 +139,9 @@ fn numbers(keeper: &Keeper, held: &Held) -> Numbers {
 /// Takes an instance over; if no slice wants it, to drain it; if it was told to stop, to see its end.
 fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth> {
     let mut table = node.table();
-    let wanted = is_wanted(&table, &tag);
+    // Of a service that nothing can be known of now all goes on as it was.
+    let unread = table.unread.contains(&tag.release.service);
+    let wanted = unread || is_wanted(&table, &tag.release, &tag.hash);
     let Numbers { offset, range } = numbers(keeper, held);
     // Another plan or other ranges than now: it lies outside of what is lent, and nobody gets it.
     table.offsets.take(offset);
@@ -209,10 +211,11 @@ pub(crate) async fn adopted(node: &Node) {
     }
 }
 
-fn is_wanted(table: &Table, tag: &Tag) -> bool {
-    let slice = table.slices.get(&tag.release.service);
-    let share = slice.and_then(|slice| slice.share(tag.release.number));
-    share.is_some_and(|share| share.max > 0 && share.release.hash == tag.hash)
+/// Whether a slice gives a release instances.
+pub(crate) fn is_wanted(table: &Table, release: &ReleaseKey, hash: &str) -> bool {
+    let slice = table.slices.get(&release.service);
+    let share = slice.and_then(|slice| slice.share(release.number));
+    share.is_some_and(|share| share.max > 0 && share.release.hash == hash)
 }
 
 /// Tells what nobody was there to be told.

@@ -76,7 +76,7 @@ async fn write(node: &Node, written: &mut Option<Written>) -> Result<(), StateEr
 }
 
 /// All reports as they should be there. A service without a slice keeps its last one until its last
-/// instance is gone.
+/// instance is gone, one whose slice can't be read as long as that is so.
 fn wanted(node: &Node, known: &Written) -> Written {
     let table = node.table();
     let mut reports = Written::new();
@@ -87,8 +87,9 @@ fn wanted(node: &Node, known: &Written) -> Written {
             Err(error) => tracing::error!(%error, %service, "report can't be written as JSON"),
         }
     }
-    for record in table.instances.values() {
-        let key = keys::report(&node.name, &record.release.service);
+    let with_instances = table.instances.values().map(|record| &record.release.service);
+    for service in with_instances.chain(&table.unread) {
+        let key = keys::report(&node.name, service);
         if let Some(last) = known.get(&key).filter(|_| !reports.contains_key(&key)) {
             reports.insert(key, last.clone());
         }

@@ -7,7 +7,7 @@
 //!             └── failed, or not wanted any more ─────┘
 //! ```
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use minato_model::{
     code::Code,
@@ -174,7 +174,7 @@ async fn whole(node: Arc<Node>, birth: Birth) {
     // Who was out of routing for a while has served all the same.
     let how = match node.table().instances.get(&id).and_then(|record| record.first_ready) {
         Some(since) => Failed::Ready(since.elapsed()),
-        None if adopted => Failed::Ready(std::time::Duration::ZERO),
+        None if adopted => Failed::Ready(Duration::ZERO),
         None => Failed::Start,
     };
     match stop {
@@ -251,12 +251,15 @@ fn note_failure(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, fault: &Fau
     let begun = record.begun;
     let reason = fault.reason.clone();
     let failure = Failure { instance: id.clone(), code: fault.code, reason, at, in_a_row: 0, next: None };
-    let Some(state) = table.releases.get_mut(key) else { return };
-    // What never served replaces nothing: the next start is asked for anew.
-    state.replacing |= matches!(how, Failed::Ready(_));
-    state.unlucky = 0;
-    let wait = state.backoff.failed(failure, how, begun, Instant::now());
-    let in_a_row = state.backoff.failing().map_or(0, |failing| failing.in_a_row);
+    let (mut wait, mut in_a_row) = (Duration::ZERO, 0);
+    // One that was adopted while its slice can't be read has a release that isn't known.
+    if let Some(state) = table.releases.get_mut(key) {
+        // What never served replaces nothing: the next start is asked for anew.
+        state.replacing |= matches!(how, Failed::Ready(_));
+        state.unlucky = 0;
+        wait = state.backoff.failed(failure, how, begun, Instant::now());
+        in_a_row = state.backoff.failing().map_or(0, |failing| failing.in_a_row);
+    }
     drop(table);
     node.signals.changed(&key.service);
     if !wait.is_zero() {

@@ -220,7 +220,8 @@ pub(crate) async fn run(node: Arc<Node>) {
         for service in &services {
             steer(&node, service, &told.wakes, ticked || told.looks.contains(service));
         }
-        if ticked && swept.elapsed() >= SWEEP {
+        // Which trees a service needs whose slice can't be read is not known.
+        if ticked && swept.elapsed() >= SWEEP && node.table().unread.is_empty() {
             swept = Instant::now();
             let (trees, needed) = (Arc::clone(&node.trees), needed(&node.table()));
             node.tasks.spawn(async move { trees.sweep(needed).await });

@@ -16,9 +16,11 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
+    adopt,
+    decide::DrainCause,
     node::Node,
     prepare::whole,
-    table::{Preparation, ReleaseState},
+    table::{Preparation, ReleaseState, Table},
 };
 
 /// Between tries when the state doesn't answer.
@@ -26,24 +28,31 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Between tries to prepare a release: the first and the longest.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-type News = BTreeMap<ServiceKey, Option<Arc<Slice>>>;
+type News = BTreeMap<ServiceKey, Told>;
+
+/// What the state says of a service.
+#[derive(Debug)]
+enum Told {
+    Slice(Arc<Slice>),
+    /// It has a slice no more.
+    Gone,
+    /// It has one that can't be read: nothing changes.
+    Unread,
+}
 
 /// Puts in force what is there now; the revision it is of.
 pub(crate) async fn first(node: &Arc<Node>) -> Result<Revision, StateError> {
     let (items, revision) = list_all(&*node.state, &keys::slices_of(&node.name)).await?;
     // Whatever is known and not listed is gone.
-    let known: Vec<ServiceKey> = node.table().slices.keys().cloned().collect();
-    let mut news: News = known.into_iter().map(|service| (service, None)).collect();
+    let known: Vec<ServiceKey> = {
+        let table = node.table();
+        table.slices.keys().chain(&table.unread).cloned().collect()
+    };
+    let mut news: News = known.into_iter().map(|service| (service, Told::Gone)).collect();
     for item in items {
-        match service_of(node, &item.key).map(|service| (service, decode(&item.key, &item.value))) {
-            Some((service, Some(slice))) => {
-                news.insert(service, Some(slice));
-            }
-            // What can't be read changes nothing.
-            Some((service, None)) => {
-                news.remove(&service);
-            }
-            None => {}
+        if let Some(service) = service_of(node, &item.key) {
+            let told = decode(node, &service, &item.value);
+            news.insert(service, told);
         }
     }
     put_in_force(node, news).await;
@@ -87,16 +96,11 @@ async fn follow(node: &Arc<Node>, revision: &mut Revision) -> StateError {
         let mut news = News::new();
         for change in changes.changes {
             let Some(service) = service_of(node, change.key()) else { continue };
-            match change {
-                Change::Put(item) => {
-                    if let Some(slice) = decode(&item.key, &item.value) {
-                        news.insert(service, Some(slice));
-                    }
-                }
-                Change::Delete { .. } => {
-                    news.insert(service, None);
-                }
-            }
+            let told = match change {
+                Change::Put(item) => decode(node, &service, &item.value),
+                Change::Delete { .. } => Told::Gone,
+            };
+            news.insert(service, told);
         }
         put_in_force(node, news).await;
         *revision = changes.revision;
@@ -111,12 +115,15 @@ fn service_of(node: &Node, key: &str) -> Option<ServiceKey> {
     service
 }
 
-fn decode(key: &str, value: &[u8]) -> Option<Arc<Slice>> {
+fn decode(node: &Node, service: &ServiceKey, value: &[u8]) -> Told {
     match serde_json::from_slice::<Slice>(value) {
-        Ok(slice) => Some(Arc::new(slice)),
+        Ok(slice) => Told::Slice(Arc::new(slice)),
         Err(error) => {
-            tracing::error!(key, %error, "slice not readable: what was known stays in force");
-            None
+            tracing::error!(%service, %error, "slice not readable: everything stays as it is");
+            let reason =
+                format!("what the node is told of it can't be read, and everything stays as it is: {error}");
+            node.journal.record(Event::new(node.now(), "slice_unreadable", reason).with_service(service));
+            Told::Unread
         }
     }
 }
@@ -124,18 +131,28 @@ fn decode(key: &str, value: &[u8]) -> Option<Arc<Slice>> {
 /// Publishes the routes, then lets everything else follow.
 async fn put_in_force(node: &Arc<Node>, mut news: News) {
     let mut slices = node.table().slices.clone();
-    news.retain(|service, slice| is_newer(service, slices.get(service), slice.as_ref()));
-    for (service, slice) in &news {
-        match slice {
-            Some(slice) => slices.insert(service.clone(), Arc::clone(slice)),
-            None => slices.remove(service),
-        };
+    news.retain(|service, told| is_newer(service, slices.get(service), told));
+    for (service, told) in &news {
+        match told {
+            Told::Slice(slice) => drop(slices.insert(service.clone(), Arc::clone(slice))),
+            Told::Gone => drop(slices.remove(service)),
+            Told::Unread => {}
+        }
     }
     node.routing.publish(Arc::new(routes(&slices))).await;
     let mut fresh = Vec::new();
     let mut table = node.table();
     table.slices = slices;
-    for slice in news.values().flatten() {
+    for (service, told) in &news {
+        let Told::Slice(slice) = told else {
+            if matches!(told, Told::Gone) {
+                table.unread.remove(service);
+            } else {
+                table.unread.insert(service.clone());
+            }
+            continue;
+        };
+        table.unread.remove(service);
         for share in &slice.releases {
             let key = ReleaseKey { service: slice.service.clone(), number: share.release.number };
             let known =
@@ -147,6 +164,9 @@ async fn put_in_force(node: &Arc<Node>, mut news: News) {
             }
         }
     }
+    for service in news.keys().filter(|service| !table.unread.contains(service)) {
+        retire_unnamed(&table, service);
+    }
     drop(table);
     for (key, release) in fresh {
         node.tasks.spawn(prepare(Arc::clone(node), key, release));
@@ -156,9 +176,26 @@ async fn put_in_force(node: &Arc<Node>, mut news: News) {
     }
 }
 
+/// Drains instances of releases that are not known here: they were adopted while the slice couldn't be
+/// read, and it doesn't name them now that it can.
+fn retire_unnamed(table: &Table, service: &ServiceKey) {
+    let of_service = table.instances.values().filter(|record| record.release.service == *service);
+    for record in of_service {
+        let known = table.releases.get(&record.release);
+        let stranger = known.is_none_or(|state| state.release.hash != record.hash);
+        if stranger && !adopt::is_wanted(table, &record.release, &record.hash) {
+            record.orders.send_if_modified(|orders| {
+                let news = orders.drain.is_none();
+                orders.drain.get_or_insert(DrainCause::Retired);
+                news
+            });
+        }
+    }
+}
+
 /// A slice that is older than the one in force is refused.
-fn is_newer(service: &ServiceKey, known: Option<&Arc<Slice>>, slice: Option<&Arc<Slice>>) -> bool {
-    let (Some(known), Some(slice)) = (known, slice) else { return true };
+fn is_newer(service: &ServiceKey, known: Option<&Arc<Slice>>, told: &Told) -> bool {
+    let (Some(known), Told::Slice(slice)) = (known, told) else { return true };
     if slice.generation < known.generation {
         tracing::warn!(
             %service, generation = %slice.generation, known = %known.generation, "older slice refused"

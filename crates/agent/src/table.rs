@@ -41,6 +41,8 @@ const PAST_MAX: usize = 1_000;
 pub(crate) struct Table {
     /// Slices in force here.
     pub(crate) slices: BTreeMap<ServiceKey, Arc<Slice>>,
+    /// Services whose slice is there and can't be read: what runs of them stays as it is.
+    pub(crate) unread: BTreeSet<ServiceKey>,
     /// Releases that a slice names, or that still have instances.
     pub(crate) releases: BTreeMap<ReleaseKey, ReleaseState>,
     /// Instances that are not gone yet.
@@ -248,6 +250,7 @@ impl Table {
     pub(crate) fn new(offsets: Rotation, ranges: Rotation) -> Self {
         Self {
             slices: BTreeMap::new(),
+            unread: BTreeSet::new(),
             releases: BTreeMap::new(),
             instances: BTreeMap::new(),
             past: VecDeque::new(),

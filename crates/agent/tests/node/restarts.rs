@@ -1,6 +1,7 @@
 //! What another server finds.
 
 use minato_model::{inventory::InstanceState, routing::Traffic};
+use minato_state::{State, Write};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ground::{get, instance, key, run};
@@ -60,6 +61,46 @@ fn what_nobody_wants_any_more_is_drained() {
         ground.forgotten().await;
         let wanted = ["instance_starting", "instance_ready", "instance_draining", "instance_stopped"];
         assert_eq!(ground.kinds(&before.instance), wanted, "it was never ready for the second server");
+        agent.stop(true).await;
+    });
+}
+
+#[test]
+fn a_slice_that_cannot_be_read_changes_nothing_and_is_said() {
+    run(async |ground| {
+        let agent = ground.agent().await;
+        let mut slice = ground.slice(1, 1, &[]);
+        slice.releases[0].min = 1;
+        ground.apply(&slice).await;
+        let before = ground.admitted(1).await.remove(0);
+        let report = ground.standing(1, |standing| standing.ready == 1).await;
+        agent.hand_over().await;
+        drop(agent);
+        *ground.edge.seen() = Default::default();
+        let key = minato_model::keys::slice(&ground.node(), &slice.service);
+        let garbage = Write::Put { key, value: b"{\"generation\": 2, \"later\": true}".to_vec() };
+        ground.state.commit(Vec::new(), vec![garbage]).await.unwrap();
+
+        let agent = ground.agent().await;
+        let after = ground.admitted(1).await.remove(0);
+        assert_eq!((&after.instance, after.address), (&before.instance, before.address));
+        assert!(get(&after, "/index.html").await.contains("hello"));
+        let said = ground.events().into_iter().find(|event| event.kind == "slice_unreadable").unwrap();
+        assert_eq!(said.service.unwrap().as_str(), "cart");
+        assert_eq!(ground.standing(1, |_| true).await, report);
+        assert!(!ground.kinds(&before.instance).contains(&"instance_draining".to_owned()));
+
+        // Readable again, it names another release: the old one goes.
+        let mut second = ground.slice(3, 2, &["/bin/httpd", "-f", "-p", "8080", "-h", "/etc"]);
+        second.releases[0].min = 1;
+        ground.apply(&second).await;
+        let other = async || {
+            let seen = ground.edge.seen();
+            let gone = !seen.introduced.contains_key(&before.instance);
+            seen.admitted.values().any(|one| gone && one.release.number == 2).then_some(())
+        };
+        ground.until("replaced", other).await;
+        assert_eq!(ground.kinds(&before.instance).last().unwrap(), "instance_stopped");
         agent.stop(true).await;
     });
 }
