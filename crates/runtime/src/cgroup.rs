@@ -53,6 +53,8 @@ pub(crate) struct Hierarchies {
 pub(crate) struct Parent {
     hierarchies: Hierarchies,
     name: String,
+    /// Where this process was in version 2 before it entered, below that hierarchy's root.
+    origin: Option<PathBuf>,
 }
 
 /// An instance's control groups, one in each hierarchy.
@@ -194,11 +196,12 @@ impl Parent {
 
     /// The part of the node with this id of these hierarchies.
     pub(crate) fn on(hierarchies: Hierarchies, id: &str) -> Self {
-        Self { hierarchies, name: format!("minato-{id}") }
+        Self { hierarchies, name: format!("minato-{id}"), origin: None }
     }
 
     /// Makes the directories, and moves this process into the keeper's.
-    pub(crate) fn enter(&self) -> io::Result<()> {
+    pub(crate) fn enter(&mut self) -> io::Result<()> {
+        self.origin = v2::place(&fs::read_to_string("/proc/self/cgroup")?);
         for root in self.hierarchies.roots() {
             let parent = root.join(&self.name);
             make_directory(&parent)?;
@@ -226,7 +229,8 @@ impl Parent {
             memory: PathBuf::new(),
             memory_is_legacy: false,
         };
-        match self.fill(&mut group, &relative, limits) {
+        let made = group.directories.iter().try_for_each(fs::create_dir);
+        match made.and_then(|()| self.fill(&mut group, &relative, limits)) {
             Ok(door) => Ok((group, door)),
             Err(error) => {
                 // Nothing was ever in it.
@@ -255,7 +259,6 @@ impl Parent {
     fn fill(&self, group: &mut Group, relative: &str, limits: &Limits) -> io::Result<Door> {
         let mut tasks = Vec::new();
         for directory in &group.directories {
-            fs::create_dir(directory)?;
             if group.unified.as_ref() != Some(directory) {
                 tasks.push(openat(
                     CWD,
@@ -352,8 +355,15 @@ impl Parent {
     /// Removes what is left when no instance is: the keeper's own groups, after it left them.
     pub(crate) fn leave(&self) {
         for root in self.hierarchies.roots() {
-            // To the roots, where every process may be; what fails is taken away by the next start.
-            drop(write(&root.join("cgroup.procs"), "0"));
+            // To the roots, where every process may be, but in a container's part of version 2: there it goes
+            // back. What fails is taken away by the next start.
+            let unified = self.hierarchies.unified.as_deref() == Some(root);
+            let origin = self.origin.as_ref().filter(|_| unified).map(|origin| root.join(origin));
+            for place in [Some(root.to_owned()), origin].into_iter().flatten() {
+                if write(&place.join("cgroup.procs"), "0").is_ok() {
+                    break;
+                }
+            }
             drop(fs::remove_dir(root.join(&self.name).join("keeper")));
             drop(fs::remove_dir(root.join(&self.name)));
         }
@@ -459,58 +469,4 @@ fn counter(path: &Path, key: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(mounts: &str, unified: Option<&str>, roots: &[&str]) {
-        let found = Hierarchies::parse(mounts);
-        assert_eq!(found.unified.as_deref(), unified.map(Path::new));
-        assert_eq!(found.roots(), roots.iter().map(Path::new).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn only_what_is_different_is_written() {
-        let (memory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let legacy = ["memory", "cpu", "pids"].map(|name| {
-            (name, if name == "memory" { memory.path().to_owned() } else { other.path().to_owned() })
-        });
-        let hierarchies = Hierarchies { unified: None, legacy: legacy.to_vec() };
-        let parent = Parent { hierarchies, name: "minato-1".to_owned() };
-        let files = [
-            (&memory, "memory.limit_in_bytes", "2097152"),
-            (&memory, "memory.memsw.limit_in_bytes", "2097152"),
-            (&other, "cpu.cfs_quota_us", "-1"),
-            (&other, "cpu.shares", ""),
-            (&other, "pids.max", ""),
-        ];
-        for (root, file, _) in &files {
-            fs::create_dir_all(root.path().join(parent.relative("a"))).unwrap();
-            fs::write(root.path().join(parent.relative("a")).join(file), "").unwrap();
-        }
-        let before = Limits { memory: 1 << 20, pids: 5, cpu_millis: 500, cpu_max_millis: 700 };
-        let now = Limits { memory: 2 << 20, cpu_max_millis: 0, ..before };
-        parent.change("a", &before, &now).unwrap();
-        for (root, file, expected) in files {
-            let found = fs::read_to_string(root.path().join(parent.relative("a")).join(file)).unwrap();
-            assert_eq!(found, expected, "{file}");
-        }
-    }
-
-    #[test]
-    fn every_layout_of_hierarchies_is_understood() {
-        let host = "30 29 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n";
-        let unified = "31 30 0:27 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-        check(&format!("{host}{unified}"), Some("/sys/fs/cgroup"), &["/sys/fs/cgroup"]);
-        let legacy = "32 30 0:30 / /c/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
-                      33 30 0:31 / /c/cpuset rw - cgroup cgroup rw,cpuset\n\
-                      34 30 0:32 / /c/both rw - cgroup cgroup rw,memory,pids\n";
-        check(&format!("{host}{legacy}"), None, &["/c/cpu,cpuacct", "/c/both"]);
-        check(
-            &format!("{legacy}{unified}"),
-            Some("/sys/fs/cgroup"),
-            &["/sys/fs/cgroup", "/c/cpu,cpuacct", "/c/both"],
-        );
-        assert_eq!(Hierarchies::parse(host).lacks(), Some("memory"));
-        assert_eq!(Hierarchies::parse(legacy).lacks(), None);
-    }
-}
+mod tests;

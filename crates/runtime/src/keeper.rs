@@ -153,7 +153,7 @@ fn prepare(
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(None);
     }
-    let parent = cgroup::Parent::new(id).map_err(at("control groups"))?;
+    let mut parent = cgroup::Parent::new(id).map_err(at("control groups"))?;
     let left = parent.sweep().map_err(at("take away what a former keeper left"))?;
     for group in &left {
         // In the keeper's log. It is no reason to start nothing.

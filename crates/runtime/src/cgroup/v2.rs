@@ -1,6 +1,9 @@
 //! Version 2: one hierarchy for all controllers that it is given.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{Setting, counter, write};
 use crate::spec::Limits;
@@ -11,6 +14,13 @@ const PERIOD: u64 = 100_000;
 /// What is in this hierarchy.
 pub(super) fn controllers(root: &Path) -> String {
     fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
+}
+
+/// Where a process is, below this hierarchy's root, by its `/proc/<pid>/cgroup`.
+pub(super) fn place(groups: &str) -> Option<PathBuf> {
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    // Of a group that was removed it is only told that.
+    (!path.ends_with(" (deleted)")).then(|| path.trim_start_matches('/').into())
 }
 
 /// Gives `controllers` to the children of `root` and of `parent`.
