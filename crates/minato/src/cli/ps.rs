@@ -18,7 +18,7 @@ pub(super) struct Arguments {
     /// Only of this APP or APP/SERVICE
     #[arg(value_parser = of)]
     of: Option<Of>,
-    /// Those that ended lately, too
+    /// Those that ended lately, too: since the server started, or just before
     #[arg(short, long)]
     all: bool,
 }
