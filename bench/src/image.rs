@@ -25,6 +25,8 @@ pub(crate) enum Program {
     Ok,
     /// Serves many at once, over connections that stay open, and says which instance it is.
     Many,
+    /// Serves as many requests as it can, and does nothing beside.
+    Quick,
 }
 
 impl Program {
@@ -33,6 +35,7 @@ impl Program {
         match self {
             Self::Ok => PROGRAM,
             Self::Many => "/many",
+            Self::Quick => "/quick",
         }
     }
 
@@ -45,6 +48,7 @@ impl Program {
         match self {
             Self::Ok => include_str!("../image/ok.rs"),
             Self::Many => include_str!("../image/many.rs"),
+            Self::Quick => include_str!("../image/quick.rs"),
         }
     }
 }

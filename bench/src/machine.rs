@@ -6,7 +6,7 @@ use std::process::Command;
 #[expect(clippy::disallowed_methods, reason = "a report bears its date")]
 pub(crate) fn line() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cores = cores();
     let load = read("/proc/loadavg");
     let load: Vec<_> = load.split(' ').take(3).collect();
     let date = jiff::Timestamp::try_from(std::time::SystemTime::now()).unwrap_or_default();
@@ -16,6 +16,11 @@ pub(crate) fn line() -> String {
         read("/proc/sys/kernel/osrelease"),
         load.join(" ")
     )
+}
+
+/// How many processors there are.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(0, usize::from)
 }
 
 /// The first line of what a program says of its version.

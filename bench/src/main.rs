@@ -1,7 +1,7 @@
 //! Minato measured beside its peers, one command a claim:
 //!
 //! ```text
-//! cargo run --release -p minato-bench -- cold-start | herd | churn | recycle | kills | footprint | build-time
+//! cargo run --release -p minato-bench -- cold-start | herd | churn | recycle | kills | edge | footprint | build-time
 //! ```
 //!
 //! What a benchmark makes (processes, networks, control groups, folders) is gone after it, also when it
@@ -13,6 +13,7 @@ mod churn;
 mod cold_start;
 mod crowd;
 mod docker;
+mod edge;
 mod figures;
 mod footprint;
 mod herd;
@@ -60,6 +61,8 @@ enum Benchmark {
     Recycle(recycle::Arguments),
     /// `kill -9` of an instance and of the server, and a new server taking over, under load
     Kills(kills::Arguments),
+    /// Requests through the edge, beside nginx and HAProxy
+    Edge(edge::Arguments),
     /// Memory, processor and size of a server with ten services at zero
     Footprint(footprint::Arguments),
     /// A release build from nothing
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Benchmark::Churn(arguments) => churn::run(&arguments.of(quick), &patience),
         Benchmark::Recycle(arguments) => recycle::run(&arguments.of(quick), &patience),
         Benchmark::Kills(arguments) => kills::run(&arguments.of(quick), &patience),
+        Benchmark::Edge(arguments) => edge::run(&arguments.of(quick), &patience),
         Benchmark::Footprint(arguments) => footprint::run(&arguments.of(quick), &patience),
         Benchmark::BuildTime => build_time::run(&patience),
     };

@@ -1,0 +1,157 @@
+//! nginx and HAProxy, set up as somebody would who knows them: connections to the instances kept open,
+//! buffers large enough, as many threads as Minato has.
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    machine,
+    patience::{Patience, STEP},
+    processes::{read, start, stop},
+};
+
+/// One that runs.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    child: Child,
+}
+
+impl Peer {
+    /// nginx; with `full` it does what Minato does beside: an access log, ids, trace context, forwarded
+    /// headers, further tries, a bound on connections and rates.
+    pub(super) fn nginx(
+        patience: &Patience,
+        below: &Path,
+        instances: &[SocketAddr],
+        full: bool,
+    ) -> Result<Self> {
+        let address = free_port()?;
+        let folder = tempfile::Builder::new().prefix("nginx-").tempdir_in(below)?.keep();
+        let (config, at) = (folder.join("nginx.conf"), folder.display());
+        let servers = lines(instances, |instance| format!("server {instance} max_fails=5 fail_timeout=1s;"));
+        let (log, more) = if full {
+            (
+                format!(
+                    "log_format all '$remote_addr $time_iso8601 \"$request\" $status $bytes_sent $request_time \
+                     $upstream_addr $upstream_response_time $request_id';\n\
+                     access_log {at}/access.log all buffer=64k flush=1s;\n\
+                     limit_req_zone $binary_remote_addr zone=rate:10m rate=1000000r/s;\n\
+                     limit_conn_zone $server_name zone=connections:1m;"
+                ),
+                "proxy_set_header X-Request-Id $request_id;\nproxy_set_header traceparent 00-$request_id-0000000000000001-01;\n\
+                 proxy_set_header X-Forwarded-Proto $scheme;\nproxy_set_header X-Forwarded-Host $host;\n\
+                 add_header X-Request-Id $request_id;\nproxy_next_upstream error timeout http_502 http_503 http_504;\n\
+                 proxy_next_upstream_tries 3;\nlimit_req zone=rate burst=100000 nodelay;\nlimit_conn connections 60000;",
+            )
+        } else {
+            ("access_log off;".to_owned(), "")
+        };
+        let text = format!(
+            "user root;\nworker_processes {threads};\nworker_rlimit_nofile 65536;\ndaemon off;\npid {at}/pid;\n\
+             error_log {at}/error.log;\nevents {{ worker_connections 16384; }}\nhttp {{\n{log}\n\
+             client_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\nfastcgi_temp_path {at}/f;\n\
+             uwsgi_temp_path {at}/u;\nscgi_temp_path {at}/s;\nkeepalive_requests 1000000000;\n\
+             upstream instances {{\nleast_conn;\n{servers}keepalive 256;\nkeepalive_requests 1000000000;\n}}\n\
+             server {{\nlisten {address} backlog=4096;\nlisten {h2} http2 backlog=4096;\nserver_name s0.localhost;\n\
+             client_body_buffer_size 64k;\nlocation / {{\nproxy_pass http://instances;\nproxy_http_version 1.1;\n\
+             proxy_set_header Connection \"\";\nproxy_set_header Host $host;\n\
+             proxy_set_header X-Forwarded-For $remote_addr;\nproxy_buffers 8 64k;\nproxy_buffer_size 64k;\n\
+             proxy_busy_buffers_size 128k;\nproxy_max_temp_file_size 0;\n{more}\n}}\n}}\n}}\n",
+            threads = machine::cores(),
+            h2 = beside(address),
+        );
+        std::fs::write(&config, text)?;
+        // Its temporary folders are made by it, below a folder that is there.
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(&config).arg("-p").arg(&folder);
+        Self::start(patience, &mut command, address)
+    }
+
+    pub(super) fn haproxy(patience: &Patience, below: &Path, instances: &[SocketAddr]) -> Result<Self> {
+        let address = free_port()?;
+        let folder = tempfile::Builder::new().prefix("haproxy-").tempdir_in(below)?.keep();
+        let config = folder.join("haproxy.cfg");
+        let mut number = 0;
+        let servers = lines(instances, |instance| {
+            number += 1;
+            format!("  server i{number} {instance} pool-max-conn 256")
+        });
+        let text = format!(
+            "global\n  nbthread {}\n  maxconn 8000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 75s\n\
+             \x20 timeout server 30s\n  http-reuse always\nfrontend f\n  bind {address}\n  bind {} proto h2\n\
+             \x20 default_backend b\nbackend b\n  balance leastconn\n  option forwardfor\n{servers}",
+            machine::cores(),
+            beside(address),
+        );
+        std::fs::write(&config, text)?;
+        Self::start(patience, Command::new("haproxy").arg("-db").arg("-f").arg(&config), address)
+    }
+
+    fn start(patience: &Patience, command: &mut Command, address: SocketAddr) -> Result<Self> {
+        let mut said: File = tempfile::tempfile()?;
+        let mut peer = Self { address, child: start(command, &said)? };
+        let ready = patience.until("a peer to listen", STEP, || {
+            if let Some(status) = peer.child.try_wait()? {
+                bail!("it ended: {status}");
+            }
+            Ok(TcpStream::connect(address).ok().map(drop))
+        });
+        ready.with_context(|| read(&mut said).unwrap_or_default())?;
+        Ok(peer)
+    }
+
+    /// Where it speaks HTTP/2: it tells by the port what Minato tells by the first bytes.
+    pub(super) fn http2(&self) -> SocketAddr {
+        beside(self.address)
+    }
+
+    /// It and its workers.
+    pub(super) fn pids(&self) -> Result<Vec<u32>> {
+        let own = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?;
+        Ok(std::iter::once(own)
+            .chain(children.split_whitespace().filter_map(|pid| pid.parse().ok()))
+            .collect())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        stop(&mut self.child, Duration::from_secs(5));
+    }
+}
+
+/// The next port.
+fn beside(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port() + 1)
+}
+
+/// A port of loopback that is free with the one after it.
+fn free_port() -> Result<SocketAddr> {
+    for _ in 0..100 {
+        let held = TcpListener::bind(("127.0.0.1", 0))?;
+        let address = held.local_addr()?;
+        if address.port() < u16::MAX && TcpListener::bind(beside(address)).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no two ports beside each other are free")
+}
+
+fn lines(instances: &[SocketAddr], mut line: impl FnMut(&SocketAddr) -> String) -> String {
+    let mut text = String::new();
+    for instance in instances {
+        // Writing to a String never fails.
+        writeln!(text, "{}", line(instance)).unwrap_or_default();
+    }
+    text
+}
