@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     decide::DrainCause,
+    keeper,
     life::{Birth, By, describe, fault_of},
     node::{Keeper, Node},
     pool::Numbers,
@@ -124,6 +125,11 @@ pub(crate) fn adopt(node: &Node, keeper: &Keeper, held: Vec<Held>) -> Vec<Birth>
                 }
             }
         }
+    }
+    // It may have died meanwhile: who was entered after that was noticed is told here, or nobody would.
+    let still = node.keeper().is_some_and(|now| now.client.pid() == keeper.client.pid());
+    if !still {
+        births.iter().for_each(|birth| keeper::orphan(node, &birth.id));
     }
     births
 }

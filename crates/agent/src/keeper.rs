@@ -121,13 +121,16 @@ fn gone(node: &Node) {
         let event = Told::new(node.now(), "keeper_gone", reason);
         node.journal.record(event.with_data(serde_json::json!({ "instances": running.len() })));
     }
-    for id in running {
-        let end = Ended { instance: id.clone(), status: Status::Signal(9), oom: false, at_ms: node.now().0 };
-        node.order(&id, |orders| {
-            orders.orphaned |= orders.ended.is_none();
-            orders.ended.get_or_insert(end);
-        });
-    }
+    running.iter().for_each(|id| orphan(node, id));
+}
+
+/// An instance ended with its keeper, which can't tell.
+pub(crate) fn orphan(node: &Node, id: &InstanceId) {
+    let end = Ended { instance: id.clone(), status: Status::Signal(9), oom: false, at_ms: node.now().0 };
+    node.order(id, |orders| {
+        orders.orphaned |= orders.ended.is_none();
+        orders.ended.get_or_insert(end);
+    });
 }
 
 /// Starts another keeper.
