@@ -1,6 +1,7 @@
 //! Two hundred instances under load while the server or its keeper is killed at every step of a start, of a
 //! drain and of an adoption: whom the kill didn't end runs on as it was, whom it ended is replaced, and
 //! once a server is there again nothing fails.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails here")]
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ use minato_tests::{
     until,
     watch::{events_of, id, ready, until_ready},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const SERVICES: usize = 10;
@@ -121,6 +123,19 @@ fn keeper_died(server: &Server, before: usize, at: &str) {
     });
 }
 
+/// Kills the server, and the keeper that it may have started since the last one died.
+fn both_die(server: &mut Server) {
+    server.kill();
+    until("no keeper", || {
+        let found = kernel::objects(server.data()).into_iter().find(|line| line.contains(" keeper "));
+        let Some(line) = found else { return Ok(()) };
+        let pid = Pid::from_raw(line.split(' ').nth(1).unwrap().parse().unwrap()).unwrap();
+        // It may have ended by itself since.
+        kill_process(pid, Signal::KILL).unwrap_or_default();
+        Err(line)
+    });
+}
+
 /// How many keepers have gone by themselves, by the journal on disk.
 fn keepers_gone(server: &Server) -> usize {
     let journal = std::fs::read_to_string(server.data().join("events/events.ndjson")).unwrap_or_default();
@@ -139,8 +154,8 @@ fn the_keeper_dies_at_every_step_with_two_hundred() {
         let _ready = server.spawn_armed(&[("MINATO_KEEPER_CRASH_AT", at)]);
         let load = loads(&server);
         keeper_died(&server, gone, at);
-        // Every keeper of this server ends there.
-        server.kill();
+        // Every keeper of this server ends there, and the next one is to be another's.
+        both_die(&mut server);
         drop(shots(load));
     }
     let drains = ["keeper.signalled", "keeper.exited", "keeper.ended"];
@@ -153,7 +168,7 @@ fn the_keeper_dies_at_every_step_with_two_hundred() {
         let text = manifest(&format!("{}", round + 1), "min = 1", "");
         drop(server.minato(&["apply", server.manifest(&text).to_str().unwrap()]));
         keeper_died(&server, gone, at);
-        server.kill();
+        both_die(&mut server);
         drop(shots(load));
     }
     // Its own server was greeted before, when there was nothing to hold.

@@ -12,6 +12,7 @@ use rustix::{
         AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink,
         recv, sendto, socket_with, sockopt,
     },
+    thread::{NanosleepRelativeResult, Timespec, nanosleep},
 };
 
 pub(crate) use message::{Attributes, Messages, attribute, attributes, network_number, number, text};
@@ -23,8 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER: usize = 8 * 1024;
 /// What one datagram of a dump has at most.
 const DATAGRAM: usize = 32 * 1024;
-/// A dump that was interrupted by a change is taken again, this many times at most.
-const DUMPS: u32 = 10;
+/// How often a list is asked for that changes while it is read: with the pauses between, some three
+/// seconds, as another node on this machine may start hundreds of instances meanwhile.
+const DUMPS: u32 = 60;
+/// The longest pause between two of them; the first is a sixteenth of it.
+const DUMP_PAUSE: Duration = Duration::from_millis(64);
 
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -157,7 +161,15 @@ impl Socket {
         mut read: impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         let mut buffer = vec![0; DATAGRAM];
-        for _ in 0..DUMPS {
+        for tried in 0..DUMPS {
+            if tried > 0 {
+                let pause = DUMP_PAUSE / (1 << 5_u32.saturating_sub(tried).min(4));
+                let pause = Timespec { tv_sec: 0, tv_nsec: i64::from(pause.subsec_nanos()) };
+                // A signal may cut it short: then the next try comes sooner.
+                let (NanosleepRelativeResult::Ok
+                | NanosleepRelativeResult::Interrupted(_)
+                | NanosleepRelativeResult::Err(_)) = nanosleep(&pause);
+            }
             let mut messages = Messages::default();
             request(&mut messages);
             let mut all = Vec::new();
