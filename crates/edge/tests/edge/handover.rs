@@ -89,6 +89,8 @@ async fn a_retired_edge_still_wakes_and_is_still_told() {
     client.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
     assert_eq!(old.next_told().await, Told::Wake(release(1), 1));
     let mut other = old.client().await;
+    // What nobody has accepted yet would be the successor's.
+    until(|| old.handle.metrics().contains("minato_edge_connections 2\n")).await;
     old.handle.publish(Arc::default()).await;
     assert_eq!(client.reply("GET").await.status, 404);
     let next = successor(&old, None).await;
