@@ -170,9 +170,16 @@ const WRONG: &[(&str, &str, u32, &str, &str, &str)] = &[
     ("resources = { memory = \"1KiB\" }", "invalid_value", 4, "services.web.resources", "4MiB", ""),
     ("paths = [\"api\"]", "invalid_value", 4, "services.web.paths", "`api`", "/api"),
     ("hosts = [\"*.localhost\"]", "invalid_value", 4, "services.web.hosts", "*.localhost", "wildcard"),
-    ("rate = { limit = 1 }", "not_supported", 4, "services.web.rate", "not supported yet", ""),
+    ("rate = { per = \"ip\" }", "invalid_value", 4, "services.web.rate.per", "\"ip\"", "address"),
     ("protocol = \"grpc\"", "not_supported", 4, "services.web.protocol", "not supported yet", ""),
-    ("[services.web.breaker]\nfailures = 2", "not_supported", 4, "services.web.breaker", "breaker", ""),
+    (
+        "[services.web.breaker]\nfailures = 0",
+        "invalid_value",
+        5,
+        "services.web.breaker.failures",
+        "failures",
+        "",
+    ),
     (
         "[services.web.release]\nstrategy = \"canary\"",
         "not_supported",

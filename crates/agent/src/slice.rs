@@ -8,7 +8,7 @@ use minato_model::{
     ids::{ReleaseKey, ServiceKey},
     keys,
     release::Release,
-    route::{Entry, Table as Routes, Weight},
+    route::{Entry, Split, Table as Routes, Weight},
     slice::Slice,
 };
 use minato_state::{Change, Revision, StateError, list_all};
@@ -215,6 +215,7 @@ fn routes(slices: &BTreeMap<ServiceKey, Arc<Slice>>) -> Routes {
             .filter(|share| share.weight > 0)
             .map(|share| Weight { number: share.release.number, weight: share.weight })
             .collect(),
+        split: Split::default(),
     };
     Routes { services: slices.values().map(entry).collect() }
 }

@@ -256,6 +256,7 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
         port,
         cold: cold.then_some(phases),
         pooled,
+        zone: None,
     });
     crash::point("start.ready");
     let mut table = node.table();

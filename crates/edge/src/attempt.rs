@@ -160,7 +160,7 @@ impl Walk<'_> {
                 return Err(self.never_ready(&release));
             }
             self.waiting_since.get_or_insert_with(|| self.task.local.shared.clock.now());
-            let mut waiter = match release.enter(self.service.route.pending, self.number) {
+            let mut waiter = match release.enter(self.service.route.traffic.breaker.pending, self.number) {
                 Entrance::Place(lease) => return Ok(lease),
                 Entrance::Refused(refusal) => return Err(self.refused(&refusal)),
                 Entrance::Full => return Err(self.own(queue_full())),

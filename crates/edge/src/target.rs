@@ -239,6 +239,7 @@ pub(crate) mod tests {
             port: 1,
             cold: None,
             pooled: None,
+            zone: None,
         };
         Target::new(serial, endpoint, 1, 1)
     }

@@ -27,6 +27,7 @@ pub mod routing;
 pub mod slice;
 pub mod time;
 pub mod top;
+pub mod traffic;
 pub mod units;
 pub mod verdict;
 

@@ -7,6 +7,7 @@ mod parse;
 mod read;
 mod service;
 mod suggest;
+mod traffic;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{AppName, ServiceKey, ServiceName},
     reference::ImageReference,
+    traffic::Policy,
 };
 
 /// An app as declared.
@@ -74,9 +76,12 @@ pub struct Service {
     pub recycle: Recycle,
     /// How a version is brought in.
     pub release: ReleasePolicy,
-    /// How many requests may wait for an instance; over it 503 at once (`breaker.pending`, not
-    /// settable yet).
-    pub pending: u32,
+    /// The edge's port for it outside; only over plain TCP.
+    #[serde(default)]
+    pub listen: Option<u16>,
+    /// How its requests are treated.
+    #[serde(default)]
+    pub traffic: Policy,
 }
 
 /// How an instance is spoken to.
@@ -85,6 +90,12 @@ pub struct Service {
 pub enum Protocol {
     /// HTTP/1.1.
     Http,
+    /// HTTP/2 without TLS, by prior knowledge.
+    H2c,
+    /// The same, with gRPC in it: errors of the edge's own are told as gRPC statuses.
+    Grpc,
+    /// Bytes.
+    Tcp,
 }
 
 /// What an instance may use.

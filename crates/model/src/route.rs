@@ -8,6 +8,7 @@ use crate::{
     ids::{InstanceId, ReleaseKey, ReleaseNumber, ServiceKey},
     manifest::Protocol,
     node::Phases,
+    traffic::{Key, Policy},
 };
 
 /// How requests reach one service.
@@ -33,8 +34,12 @@ pub struct Route {
     pub concurrency: u32,
     /// Never more than this in flight on one instance.
     pub concurrency_max: u32,
-    /// How many requests may wait for an instance.
-    pub pending: u32,
+    /// The edge's port for it outside, of a service that is spoken to over plain TCP.
+    #[serde(default)]
+    pub listen: Option<u16>,
+    /// How its requests are treated.
+    #[serde(default)]
+    pub traffic: Policy,
 }
 
 /// All routes of a node's edge: one immutable snapshot, swapped whole.
@@ -54,6 +59,30 @@ pub struct Entry {
     /// Which releases take which part of the requests. Weights sum up to more than 0 unless the
     /// service has no release that may serve (then it answers 503 `start_failed`).
     pub weights: Vec<Weight>,
+    /// Who gets which release, beside their weights.
+    #[serde(default)]
+    pub split: Split,
+}
+
+/// How clients are told apart where releases share the requests.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Split {
+    /// A client with the same value stays with the same release, as long as the weights let it.
+    pub sticky: Option<Key>,
+    /// Who gets a certain release, whatever the weights; the first that fits.
+    pub matches: Vec<Match>,
+}
+
+/// Requests that go to a certain release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Match {
+    /// A header or a cookie.
+    pub by: Key,
+    /// Its value; `None`: any.
+    pub value: Option<String>,
+    /// The release, which serves whatever its weight.
+    pub number: ReleaseNumber,
 }
 
 /// A release's part of the requests.
@@ -81,4 +110,7 @@ pub struct Endpoint {
     pub cold: Option<Phases>,
     /// Whether its start took a sandbox that was made ahead; absent where that isn't known.
     pub pooled: Option<bool>,
+    /// The failure domain that its node is in, where that is known.
+    #[serde(default)]
+    pub zone: Option<String>,
 }

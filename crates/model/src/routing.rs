@@ -63,6 +63,12 @@ pub trait Wake: Send + Sync + 'static {
     /// Connecting to an instance was refused, or its connection broke before an answer: look at
     /// whether it still lives. Never blocks.
     fn suspect(&self, instance: &InstanceId);
+
+    /// An instance failed its probes, one after another: replace it. Never blocks. What the edge says
+    /// again while the instance is there changes nothing.
+    fn failing(&self, instance: &InstanceId) {
+        self.suspect(instance);
+    }
 }
 
 /// Why no request of a release can be answered just now.

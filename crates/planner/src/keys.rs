@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use minato_model::{manifest::Service, release::ReleaseSpec};
+use minato_model::{manifest::Service, release::ReleaseSpec, traffic::Rate};
 
 /// A key with its value as a manifest would write it, `none` where it is absent.
 pub(crate) type Key = (&'static str, String);
@@ -41,6 +41,7 @@ pub(crate) fn of_release(spec: &ReleaseSpec) -> Vec<Key> {
 pub(crate) fn of_service(service: &Service) -> Vec<Key> {
     let health = service.health.as_ref();
     let calls = service.calls.as_ref().map(|calls| list(calls));
+    let traffic = &service.traffic;
     let none = || "none".to_owned();
     vec![
         ("image", text(service.image.to_string())),
@@ -62,10 +63,23 @@ pub(crate) fn of_service(service: &Service) -> Vec<Key> {
         ("recycle.age", duration(service.recycle.age)),
         ("recycle.in_flight", thousandths(service.recycle.in_flight_millis)),
         ("recycle.memory_growth", thousandths(service.recycle.memory_growth_millis)),
-        ("breaker.pending", service.pending.to_string()),
+        ("listen", service.listen.map_or_else(none, |port| port.to_string())),
+        ("balance", text(&traffic.balance)),
+        ("slow_start", duration(traffic.slow_start)),
+        ("retries.attempts", traffic.retries.attempts.to_string()),
+        ("retries.budget", thousandths(traffic.retries.budget_millis)),
+        ("rate", traffic.rate.as_ref().map_or_else(none, rate)),
+        ("breaker.failures", traffic.breaker.failures.to_string()),
+        ("breaker.success", thousandths(traffic.breaker.success_millis)),
+        ("breaker.eject", duration(traffic.breaker.eject)),
+        ("breaker.pending", traffic.breaker.pending.to_string()),
         ("release.strategy", text(service.release.strategy)),
         ("release.deadline", duration(service.release.deadline)),
     ]
+}
+
+fn rate(rate: &Rate) -> String {
+    format!("{{ per = {}, limit = {}, every = {} }}", text(&rate.per), rate.limit, text(duration(rate.every)))
 }
 
 /// The keys whose values differ. Both lists come from the same function.

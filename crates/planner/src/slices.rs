@@ -87,6 +87,7 @@ fn route(wanted: &Wanted<'_>) -> Route {
         body_max: service.body_max,
         concurrency: service.scale.concurrency,
         concurrency_max: service.scale.concurrency_max,
-        pending: service.pending,
+        listen: service.listen,
+        traffic: service.traffic.clone(),
     }
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use minato_model::{
     ids::InstanceId,
     manifest::Protocol,
-    route::{Entry, Weight},
+    route::{Entry, Split, Weight},
     routing::Wake,
 };
 
@@ -30,9 +30,11 @@ fn entry(service: &str, hosts: &[&str], paths: &[&str], weights: &[(u32, u32)]) 
             body_max: 1,
             concurrency: 1,
             concurrency_max: 1,
-            pending: 1,
+            listen: None,
+            traffic: minato_model::traffic::Policy::default(),
         },
         weights: weights.iter().map(|(number, weight)| Weight { number: *number, weight: *weight }).collect(),
+        split: Split::default(),
     }
 }
 

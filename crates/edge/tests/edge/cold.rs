@@ -111,7 +111,7 @@ async fn who_came_first_is_served_first_and_who_hung_up_is_dropped() {
 #[tokio::test]
 async fn a_full_queue_is_said_at_once() {
     let bed = bed();
-    bed.publish_web(|route| route.pending = 2).await;
+    bed.publish_web(|route| route.traffic.breaker.pending = 2).await;
     let mut clients = Vec::new();
     for number in 1..=2 {
         let mut client = bed.client().await;

@@ -16,7 +16,7 @@ use minato_model::{
     manifest::Protocol,
     network::AddressPlan,
     node::Phases,
-    route::{Endpoint, Entry, Route, Table, Weight},
+    route::{Endpoint, Entry, Route, Split, Table, Weight},
     routing::{Routing as _, Wake},
 };
 use tokio::{
@@ -136,12 +136,13 @@ pub(crate) fn entry(
         body_max: 100 << 20,
         concurrency: 32,
         concurrency_max: 128,
-        pending: 1024,
+        listen: None,
+        traffic: minato_model::traffic::Policy::default(),
     };
     change(&mut route);
     let weights =
         weights.iter().map(|(number, weight)| Weight { number: *number, weight: *weight }).collect();
-    Entry { service: service.parse().unwrap(), route, weights }
+    Entry { service: service.parse().unwrap(), route, weights, split: Split::default() }
 }
 
 pub(crate) fn release(number: ReleaseNumber) -> ReleaseKey {
@@ -193,7 +194,7 @@ pub(crate) fn endpoint(name: &str, release: ReleaseKey, address: SocketAddr) -> 
     let SocketAddr::V4(address) = address else { panic!("an IPv4 address") };
     let cold = Some(Phases { taken: Some(0.5), listening: Some(2.0), ..Phases::default() });
     let (instance, address, port) = (id(name), *address.ip(), address.port());
-    Endpoint { instance, release, address, port, cold, pooled: Some(true) }
+    Endpoint { instance, release, address, port, cold, pooled: Some(true), zone: None }
 }
 
 /// Serves each connection of a listener of its own; all end with the task.

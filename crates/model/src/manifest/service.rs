@@ -6,6 +6,7 @@ use super::{
     Health, Protocol, Recycle, ReleasePolicy, Resources, Scale, Service, Strategy,
     check::Places,
     read::{Table, Value},
+    traffic,
 };
 use crate::{
     code::Code,
@@ -41,18 +42,7 @@ pub(super) fn all(
 }
 
 fn service(table: &Table<'_>, app: &AppName) -> Option<Service> {
-    table.not_supported(&[
-        "listen",
-        "bind",
-        "retries",
-        "slow_start",
-        "rate",
-        "sign",
-        "tls",
-        "breaker",
-        "metrics",
-        "place",
-    ]);
+    table.not_supported(&["bind", "sign", "tls", "metrics", "place"]);
     let image = image(table);
     let service = Service {
         image: image.unwrap_or_else(placeholder),
@@ -79,9 +69,10 @@ fn service(table: &Table<'_>, app: &AppName) -> Option<Service> {
         scale: scale(table),
         recycle: recycle(table),
         release: release(table),
-        pending: 1_024,
+        listen: listen(table),
+        traffic: traffic::policy(table),
     };
-    balance(table);
+    tcp_alone(table, &service);
     table.finish();
     Some(service)
 }
@@ -114,20 +105,29 @@ fn protocol(table: &Table<'_>) -> Protocol {
     let Some(value) = table.get("protocol") else { return Protocol::Http };
     match value.text() {
         Some("http") | None => {}
-        Some(other @ ("h2c" | "https" | "grpc" | "tcp")) => not_yet(&value, other),
+        // One after another, as the edge learns them.
+        Some(other @ ("h2c" | "grpc" | "tcp" | "https")) => not_yet(&value, other),
         Some(other) => unknown_word(&value, other, "http"),
     }
     Protocol::Http
 }
 
-fn balance(table: &Table<'_>) {
-    let Some(value) = table.get("balance") else { return };
-    match value.text() {
-        Some("least-request") | None => {}
-        Some(other) if matches!(other, "ewma" | "round-robin") || other.starts_with("hash:") => {
-            not_yet(&value, other);
+fn listen(table: &Table<'_>) -> Option<u16> {
+    table.get("listen")?.integer(1..=65_535).map(narrow)
+}
+
+/// What only makes sense over plain TCP, and what doesn't there.
+fn tcp_alone(table: &Table<'_>, service: &Service) {
+    let tcp = service.protocol == Protocol::Tcp;
+    if let Some(value) = table.get("listen").filter(|_| !tcp) {
+        let hint = "add `protocol = \"tcp\"`, or leave it out: hosts and paths share the edge's own ports";
+        value.refuse(Code::InvalidValue, "`listen` is for plain TCP", Some(hint.to_owned()));
+    }
+    for key in ["hosts", "paths", "health", "rate", "retries", "body_max"] {
+        if let Some(value) = table.get(key).filter(|_| tcp) {
+            let message = format!("`{key}` is for HTTP: over plain TCP there are only bytes");
+            value.refuse(Code::InvalidValue, message, None);
         }
-        Some(other) => unknown_word(&value, other, "least-request"),
     }
 }
 
@@ -408,7 +408,7 @@ fn release(parent: &Table<'_>) -> ReleasePolicy {
     policy
 }
 
-fn duration(
+pub(super) fn duration(
     table: &Table<'_>,
     key: &'static str,
     default: Duration,
@@ -429,7 +429,7 @@ fn duration(
     duration
 }
 
-fn set<T>(place: &mut T, value: Option<T>) {
+pub(super) fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }
@@ -437,6 +437,6 @@ fn set<T>(place: &mut T, value: Option<T>) {
 
 /// From a number whose range was checked.
 #[expect(clippy::expect_used, reason = "the caller bounded the number by the range of T")]
-fn narrow<T: TryFrom<u64>>(number: u64) -> T {
+pub(super) fn narrow<T: TryFrom<u64>>(number: u64) -> T {
     T::try_from(number).ok().expect("a number within the checked range")
 }

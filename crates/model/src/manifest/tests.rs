@@ -1,5 +1,8 @@
 use super::*;
-use crate::code::Code;
+use crate::{
+    code::Code,
+    traffic::{Balance, Breaker, Key, Rate, RateKey, Retries},
+};
 
 fn one(text: &str) -> Manifest {
     parse(&[Source { name: "app.toml", text }]).unwrap().remove(0)
@@ -204,17 +207,10 @@ fn an_app_is_one_file() {
 #[test]
 fn what_does_not_work_yet_is_refused() {
     let keys = [
-        "listen = 5432",
         "bind = [\"orders\"]",
-        "retries = { attempts = 2 }",
-        "slow_start = \"1s\"",
-        "rate = { per = \"address\" }",
         "sign = \"required\"",
         "protocol = \"grpc\"",
-        "balance = \"ewma\"",
-        "balance = \"hash:cookie:x\"",
         "tls = { redirect = true }",
-        "breaker = { failures = 5 }",
         "metrics = { path = \"/metrics\" }",
         "place = { spread = \"zone\" }",
         "scale = { metrics = [] }",
@@ -235,6 +231,53 @@ fn what_does_not_work_yet_is_refused() {
         let problems = parse(&[Source { name: "app.toml", text: &text }]).unwrap_err().problems;
         assert_eq!(problems[0].code, Code::NotSupported, "{table}");
     }
+}
+
+#[test]
+fn how_requests_are_treated_is_read() {
+    let traffic = |keys: &str| one(&format!("{HEAD}{keys}")).services.into_values().next().unwrap().traffic;
+    assert_eq!(traffic(""), Policy::default());
+    let policy = traffic(
+        r#"
+        balance = "hash:header:X-User"
+        slow_start = "20s"
+        retries = { attempts = 1, budget = 0.1 }
+        rate = { per = "header:X-Key", limit = 5, every = "1m" }
+        breaker = { failures = 3, success = 0.5, eject = "2s", pending = 9 }
+        "#,
+    );
+    let user = Key::Header("x-user".to_owned());
+    assert_eq!((policy.balance, policy.slow_start), (Balance::Hash(user), Duration::from_secs(20)));
+    assert_eq!(policy.retries, Retries { attempts: 1, budget_millis: 100 });
+    let per = RateKey::Header("x-key".to_owned());
+    assert_eq!(policy.rate, Some(Rate { per, limit: 5, every: Duration::from_secs(60) }));
+    let eject = Duration::from_secs(2);
+    assert_eq!(policy.breaker, Breaker { failures: 3, success_millis: 500, eject, pending: 9 });
+}
+
+#[test]
+fn what_requests_are_not_treated_like_is_refused() {
+    let takes =
+        "\"least-request\", \"ewma\", \"round-robin\" or \"hash:\" with header:NAME, cookie:NAME or address";
+    check(
+        &format!("{HEAD}balance = \"random\""),
+        &format!(
+            "4 invalid_value services.web.balance: `services.web.balance` can't be \"random\" | it takes {takes}"
+        ),
+    );
+    check(
+        &format!("{HEAD}rate = {{ per = \"address\" }}"),
+        "4 missing_key services.web.rate: `rate` needs a `limit` | { per = \"address\", limit = 100, every = \"1s\" }",
+    );
+    check(
+        &format!("{HEAD}breaker = {{ pending = 0 }}"),
+        "4 invalid_value services.web.breaker.pending: `pending` is 0; it can be 1 to 100000",
+    );
+    check(
+        &format!("{HEAD}listen = 5432"),
+        "4 invalid_value services.web.listen: `listen` is for plain TCP | add `protocol = \"tcp\"`, or leave it out: \
+         hosts and paths share the edge's own ports",
+    );
 }
 
 #[test]
