@@ -282,3 +282,36 @@ fn recycling_by_requests_fails_nothing() {
 fn recycling_by_age_fails_nothing() {
     renewed("age = \"3s\"", "age");
 }
+
+/// One that takes far longer than its siblings keeps what it was given: it is renewed, and ends that first.
+#[test]
+fn recycling_by_in_flight_fails_nothing() {
+    let server = sample::server();
+    let scale = "min = 3\nmax = 3\nconcurrency = 4";
+    server.apply(&manifest("1", scale, "drain = \"50s\"\ntimeout = \"60s\""));
+    let slow = until_ready(&server, "app/web", 3)[0].clone();
+    direct(&slow, "/lag?22000");
+    // A crowd, of which its share stays with it when the others have been answered.
+    let crowd = Load::start(&server, 9, "app.localhost", "/slow?300");
+    until("its share", || match server.instances("app/web").iter().find(|one| one["id"] == slow["id"]) {
+        Some(one) if one["in_flight"].as_u64() >= Some(3) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let crowd = std::thread::spawn(move || crowd.end());
+    let light = Load::start(&server, 2, "app.localhost", "/slow?5");
+    let told = until("its renewal", || {
+        let told = events_of(&server, "rehearsal");
+        told.iter().find(|event| event["instance"] == slow["id"]).cloned().ok_or_else(|| format!("{told:?}"))
+    });
+    let data = &told["data"];
+    assert_eq!(
+        (&data["why"], &data["errors"], &data["gap_ms"]),
+        (&"in_flight".into(), &0.into(), &0.0.into()),
+        "{told}"
+    );
+    assert!(server.why(&id(&slow)).contains("far more in flight than its siblings"));
+    assert!(until_ready(&server, "app/web", 3).iter().all(|one| one["id"] != slow["id"]));
+    for shots in [light.end(), crowd.join().unwrap()] {
+        assert!(failed(&shots).is_empty(), "of {}: {:?}", shots.len(), failed(&shots).first());
+    }
+}

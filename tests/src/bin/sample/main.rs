@@ -8,7 +8,7 @@ mod strain;
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -19,6 +19,8 @@ const KEY: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+
 static STUCK: AtomicBool = AtomicBool::new(false);
 /// `/healthz` says so, and nothing else does.
 static SICK: AtomicBool = AtomicBool::new(false);
+/// Each later answer takes so many milliseconds more.
+static LAG: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
@@ -78,7 +80,9 @@ fn serve(stream: TcpStream) -> io::Result<()> {
         if target.starts_with("/ticks") {
             return ticks(&mut reader);
         }
+        let lag = LAG.load(Relaxed);
         let body = answer(&target);
+        pause(lag);
         while STUCK.load(Relaxed) {
             pause(1_000);
         }
@@ -110,6 +114,7 @@ fn answer(target: &str) -> String {
         "/abort" => std::process::abort(),
         "/eat" => eat(),
         "/stick" => STUCK.store(true, Relaxed),
+        "/lag" => LAG.store(number, Relaxed),
         "/sick" => SICK.store(number == 1, Relaxed),
         "/burn" => return strain::burn(number),
         "/files" => return strain::files(number),
