@@ -82,7 +82,7 @@ impl Default for Limits {
             head_bytes: 64 * 1024,
             uri_bytes: 16 * 1024,
             connections: 16_384,
-            pool: 128,
+            pool: 1_024,
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    clock,
     config::Config,
     handle::Handle,
     handover::{Listening, Name, duplicate},
@@ -166,8 +167,12 @@ impl Edge {
     {
         let runtime = move || {
             // Checked below by whoever needs it: without a runtime there is no thread to speak of.
-            match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Ok(runtime) => runtime.block_on(main()),
+            let mut builder = Builder::new_current_thread();
+            match builder.enable_all().on_thread_unpark(clock::woke).build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime.block_on(async {
+                    clock::keep();
+                    main().await;
+                }),
                 Err(error) => tracing::error!(%error, "an edge thread has no runtime"),
             }
         };

@@ -24,8 +24,8 @@ use tokio::{
 use crate::{
     answer::Answer,
     clock::{Clock, Micros, micros},
+    config::Limits,
     handover::RETIRED_IDLE,
-    serve::Local,
     shared::Counted,
     upstream::connection::drained,
 };
@@ -74,7 +74,7 @@ pub(crate) struct Phase {
 }
 
 /// Why a connection is ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overdue {
     /// A head doesn't come to its end.
     Head,
@@ -119,37 +119,33 @@ impl Phase {
         self.linger.load(Relaxed)
     }
 
-    /// Resolves when the connection has been in its phase for too long. Late by at most half of the
-    /// time for a head.
-    pub(crate) async fn overdue(&self, local: &Local) -> Overdue {
-        let limits = &local.shared.limits;
-        let tick = (limits.head / 2).min(limits.idle);
-        loop {
-            let now = self.clock.now();
-            let blocked = self.blocked_since.load(Relaxed);
-            let (end, overdue) = if blocked != 0 {
-                (blocked + micros(limits.stream_idle), Overdue::Blocked)
-            } else if self.in_request.load(Relaxed) {
-                (now + micros(limits.stream_idle), Overdue::Blocked)
-            } else {
-                match self.head_since.load(Relaxed) {
-                    0 => (self.idle_until(local), Overdue::Idle),
-                    since => (since + micros(limits.head), Overdue::Head),
-                }
-            };
-            let left = end.saturating_sub(now);
-            if left == 0 {
-                return overdue;
+    /// What the connection has been at for too long, if it has. `retired_at`: since when there is a
+    /// successor that it could ask.
+    pub(crate) fn overdue(
+        &self,
+        now: Micros,
+        limits: &Limits,
+        retired_at: Option<Micros>,
+    ) -> Option<Overdue> {
+        let blocked = self.blocked_since.load(Relaxed);
+        let (end, overdue) = if blocked != 0 {
+            (blocked + micros(limits.stream_idle), Overdue::Blocked)
+        } else if self.in_request.load(Relaxed) {
+            return None;
+        } else {
+            match self.head_since.load(Relaxed) {
+                0 => (self.idle_until(limits, retired_at), Overdue::Idle),
+                since => (since + micros(limits.head), Overdue::Head),
             }
-            tokio::time::sleep(Duration::from_micros(left).min(tick)).await;
-        }
+        };
+        (end <= now).then_some(overdue)
     }
 
     /// Until when the next request may be waited for.
-    fn idle_until(&self, local: &Local) -> Micros {
+    fn idle_until(&self, limits: &Limits, retired_at: Option<Micros>) -> Micros {
         let since = self.idle_since.load(Relaxed);
-        let end = since + micros(local.shared.limits.idle);
-        let retired = local.retired_at().map(|at| at.max(since) + micros(RETIRED_IDLE));
+        let end = since + micros(limits.idle);
+        let retired = retired_at.map(|at| at.max(since) + micros(RETIRED_IDLE));
         retired.map_or(end, |retired| end.min(retired))
     }
 

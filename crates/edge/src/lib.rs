@@ -38,6 +38,7 @@ mod snapshot;
 mod target;
 mod upgrade;
 mod upstream;
+mod vigil;
 mod waits;
 mod walk;
 

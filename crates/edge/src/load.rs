@@ -1,7 +1,7 @@
 //! What a release had to carry lately.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -27,13 +27,17 @@ impl Default for Peaks {
 impl Peaks {
     /// The load was `total` until now, or is from now on.
     pub(crate) fn note(&self, now: Micros, total: u32) {
-        self.last.fetch_max(now, SeqCst);
+        // To the millisecond: a line of memory that all threads write to costs each of them.
+        let last = self.last.load(Relaxed);
+        if last == 0 || now > last + 1_000 {
+            self.last.fetch_max(now, Relaxed);
+        }
         let second = now / 1_000_000;
         let value = (second << 32) | u64::from(total);
         if let Some(cell) = usize::try_from(second).ok().and_then(|at| self.cells.get(at % WINDOW))
-            && cell.load(SeqCst) < value
+            && cell.load(Relaxed) < value
         {
-            cell.fetch_max(value, SeqCst);
+            cell.fetch_max(value, Relaxed);
         }
     }
 
@@ -41,7 +45,7 @@ impl Peaks {
     pub(crate) fn peak(&self, now: Micros) -> u32 {
         let oldest = (now / 1_000_000).saturating_sub(59);
         let loads = self.cells.iter().filter_map(|cell| {
-            let value = cell.load(SeqCst);
+            let value = cell.load(Relaxed);
             (value >> 32 >= oldest).then_some(value & 0xffff_ffff)
         });
         loads.max().and_then(|load| u32::try_from(load).ok()).unwrap_or(0)
@@ -49,7 +53,7 @@ impl Peaks {
 
     /// How long there has been no request, if there ever was one.
     pub(crate) fn idle(&self, now: Micros, total: u32) -> Option<Duration> {
-        let last = self.last.load(SeqCst);
+        let last = self.last.load(Relaxed);
         let idle = if total > 0 { 0 } else { now.saturating_sub(last) };
         (last > 0).then(|| Duration::from_micros(idle))
     }

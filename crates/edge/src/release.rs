@@ -204,14 +204,14 @@ impl Release {
     /// A request came: tells the agent, if that needs more instances.
     pub(crate) fn rose(&self) {
         let total = self.total.fetch_add(1, SeqCst) + 1;
-        self.peaks.note(self.clock.now(), total);
+        self.peaks.note(self.clock.recent(), total);
         self.announce(total);
     }
 
     /// A request is done with.
     pub(crate) fn fell(&self) {
         let before = self.total.fetch_sub(1, SeqCst);
-        self.peaks.note(self.clock.now(), before);
+        self.peaks.note(self.clock.recent(), before);
         let need = self.need(before.saturating_sub(1));
         if need < self.announced.load(SeqCst) {
             self.announced.store(need, SeqCst);
@@ -268,7 +268,7 @@ impl Lease {
         if status.is_server_error() {
             self.target.failed();
         }
-        if self.target.answered(self.release.clock.now()) {
+        if self.target.answered(self.release.clock.recent()) {
             // It may be given more now.
             self.release.dispatch();
         }

@@ -8,6 +8,7 @@ use std::{
     pin::pin,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
     time::Duration,
 };
 
@@ -17,6 +18,7 @@ use minato_model::code::Code;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
+    time::MissedTickBehavior,
 };
 
 use crate::{
@@ -28,6 +30,7 @@ use crate::{
     listen,
     shared::{Counted, Shared},
     upstream::pool::Pool,
+    vigil::{self, Vigil, Word},
     waits::Waits,
     walk,
 };
@@ -76,6 +79,7 @@ pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Pool,
     pub(crate) waits: Waits,
+    pub(crate) vigil: Vigil,
     pub(crate) life: watch::Receiver<Life>,
     /// Room for the head of a request.
     pub(crate) scratch: RefCell<Vec<u8>>,
@@ -92,6 +96,7 @@ impl Local {
         Self {
             pool: Pool::new(shared.clock, &shared.limits),
             waits: Waits::new(shared.clock, index),
+            vigil: Vigil::default(),
             shared,
             life,
             scratch: RefCell::default(),
@@ -130,6 +135,8 @@ pub(crate) async fn run(
     listen(&local, Name::Http, listener, Entry::Public, None);
     let mut life = local.life.clone();
     let mut sweep = tokio::time::interval(Duration::from_secs(1));
+    let mut look = tokio::time::interval(vigil::every(&local.shared.limits));
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -142,10 +149,14 @@ pub(crate) async fn run(
                 match now {
                     Life::Ended => return,
                     Life::Retiring => local.retired_at.set(local.shared.clock.now()),
-                    Life::Preparing | Life::Serving | Life::Draining | Life::Ending => {}
+                    Life::Draining | Life::Ending => local.vigil.drain(),
+                    Life::Preparing | Life::Serving => {}
                 }
             }
             _ = sweep.tick() => clear(&local),
+            _ = look.tick() => {
+                local.vigil.look(local.shared.clock.now(), &local.shared.limits, local.retired_at());
+            }
         }
     }
 }
@@ -324,25 +335,18 @@ async fn converse(local: &Rc<Local>, inbound: &Rc<Inbound>) {
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let mut overdue = pin!(inbound.phase.overdue(local));
-    let mut life = local.life.clone();
-    let mut draining = false;
-    loop {
-        tokio::select! {
-            biased;
-            _ = connection.as_mut() => return,
-            reason = overdue.as_mut() => {
-                if reason == Overdue::Head {
-                    let answer = Answer::new(Code::ClientTimeout, "the request's head didn't arrive in time");
-                    // Who doesn't take it gets none.
-                    drop(inbound.stream.try_write(&answer.to_wire()));
-                }
-                return;
-            }
-            _ = life.wait_for(|life| !matches!(life, Life::Serving | Life::Retiring)), if !draining => {
-                draining = true;
-                connection.as_mut().graceful_shutdown();
-            }
+    let watched = local.vigil.watch(&inbound.phase);
+    let overdue = std::future::poll_fn(|cx| {
+        match watched.poll_word(cx) {
+            Some(Word::Overdue(overdue)) => return Poll::Ready(Some(overdue)),
+            Some(Word::Drain) => connection.as_mut().graceful_shutdown(),
+            None => {}
         }
+        connection.as_mut().poll(cx).map(|_| None)
+    });
+    if overdue.await == Some(Overdue::Head) {
+        let answer = Answer::new(Code::ClientTimeout, "the request's head didn't arrive in time");
+        // Who doesn't take it gets none.
+        drop(inbound.stream.try_write(&answer.to_wire()));
     }
 }

@@ -24,14 +24,29 @@ pub(crate) struct Waits {
     lines: RefCell<BTreeMap<u64, Rc<Line>>>,
 }
 
-/// Those for one instance. As many as have a place on it, at most.
+/// Those for one instance, in the order in which they began to wait. As many as have a place on it, at most.
 #[derive(Debug)]
 struct Line {
     target: Arc<Target>,
     thread: usize,
     clock: Clock,
-    next: Cell<u64>,
-    since: RefCell<BTreeMap<u64, Micros>>,
+    places: RefCell<Places>,
+}
+
+/// A list through places that are used again: what waits in it joins at its end, and leaves from anywhere.
+#[derive(Debug, Default)]
+struct Places {
+    all: Vec<Place>,
+    free: Vec<usize>,
+    first: Option<usize>,
+    last: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Place {
+    since: Micros,
+    before: Option<usize>,
+    after: Option<usize>,
 }
 
 /// A request that an instance has, until it is dropped or [over](Wait::over).
@@ -39,7 +54,7 @@ struct Line {
 pub(crate) struct Wait {
     line: Rc<Line>,
     /// `None`: it isn't the instance that is waited for.
-    number: Cell<Option<u64>>,
+    place: Cell<Option<usize>>,
     over: Cell<bool>,
 }
 
@@ -56,11 +71,10 @@ impl Waits {
                 target: Arc::clone(target),
                 thread: self.thread,
                 clock: self.clock,
-                next: Cell::new(0),
-                since: RefCell::default(),
+                places: RefCell::default(),
             })
         });
-        let wait = Wait { line: Rc::clone(line), number: Cell::new(None), over: Cell::new(false) };
+        let wait = Wait { line: Rc::clone(line), place: Cell::new(None), over: Cell::new(false) };
         wait.resume();
         Rc::new(wait)
     }
@@ -71,11 +85,50 @@ impl Waits {
     }
 }
 
+impl Places {
+    fn join(&mut self, since: Micros) -> usize {
+        let place = Place { since, before: self.last, after: None };
+        let at = match self.free.pop() {
+            Some(at) => {
+                if let Some(free) = self.all.get_mut(at) {
+                    *free = place;
+                }
+                at
+            }
+            None => {
+                self.all.push(place);
+                self.all.len() - 1
+            }
+        };
+        match self.last.and_then(|last| self.all.get_mut(last)) {
+            Some(last) => last.after = Some(at),
+            None => self.first = Some(at),
+        }
+        self.last = Some(at);
+        at
+    }
+
+    fn leave(&mut self, at: usize) {
+        let Some(Place { before, after, .. }) = self.all.get(at) else { return };
+        let (before, after) = (*before, *after);
+        match before.and_then(|before| self.all.get_mut(before)) {
+            Some(before) => before.after = after,
+            None => self.first = after,
+        }
+        match after.and_then(|after| self.all.get_mut(after)) {
+            Some(after) => after.before = before,
+            None => self.last = before,
+        }
+        self.free.push(at);
+    }
+}
+
 impl Line {
     /// Tells since when the oldest waits.
-    fn tell(&self, since: &BTreeMap<u64, Micros>) {
+    fn tell(&self, places: &Places) {
         if let Some(cell) = self.target.oldest.get(self.thread) {
-            cell.store(since.first_key_value().map_or(0, |(_, since)| *since), Relaxed);
+            let oldest = places.first.and_then(|first| places.all.get(first));
+            cell.store(oldest.map_or(0, |oldest| oldest.since), Relaxed);
         }
     }
 }
@@ -83,27 +136,25 @@ impl Line {
 impl Wait {
     /// From now on the client is waited for.
     pub(crate) fn pause(&self) {
-        let Some(number) = self.number.take() else { return };
-        let mut since = self.line.since.borrow_mut();
-        let was_oldest = since.first_key_value().is_some_and(|(first, _)| *first == number);
-        since.remove(&number);
+        let Some(place) = self.place.take() else { return };
+        let mut places = self.line.places.borrow_mut();
+        let was_oldest = places.first == Some(place);
+        places.leave(place);
         if was_oldest {
-            self.line.tell(&since);
+            self.line.tell(&places);
         }
     }
 
     /// From now on the instance is waited for.
     pub(crate) fn resume(&self) {
-        if self.number.get().is_some() || self.over.get() {
+        if self.place.get().is_some() || self.over.get() {
             return;
         }
-        let number = self.line.next.get();
-        self.line.next.set(number + 1);
-        self.number.set(Some(number));
-        let mut since = self.line.since.borrow_mut();
-        since.insert(number, self.line.clock.now());
-        if since.len() == 1 {
-            self.line.tell(&since);
+        let mut places = self.line.places.borrow_mut();
+        let place = places.join(self.line.clock.recent());
+        self.place.set(Some(place));
+        if places.first == Some(place) {
+            self.line.tell(&places);
         }
     }
 

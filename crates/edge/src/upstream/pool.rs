@@ -45,7 +45,7 @@ impl Pool {
     pub(crate) fn take(&self, target: &Target, surely: bool) -> Option<Connection> {
         let mut targets = self.targets.borrow_mut();
         let connections = targets.get_mut(&target.serial)?;
-        let oldest = self.clock.now().saturating_sub(self.idle_max);
+        let oldest = self.clock.recent().saturating_sub(self.idle_max);
         while let Some(connection) = connections.idle.pop_back() {
             if connection.idle_since < oldest {
                 // Those before it are older still.
@@ -75,7 +75,7 @@ impl Pool {
             return;
         }
         connection.rest();
-        connection.idle_since = self.clock.now();
+        connection.idle_since = self.clock.recent();
         let mut targets = self.targets.borrow_mut();
         let idle = &mut targets.entry(target.serial).or_default().idle;
         if idle.len() < self.each {
