@@ -6,15 +6,17 @@
 use std::{rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use http::Method;
-use minato_model::{code::Code, node::Phases, routing::Refusal};
+use minato_model::{code::Code, node::Phases, routing::Refusal, traffic::Balance};
 use tokio::time::Instant;
 
 use crate::{
     answer::Answer,
     clock::Micros,
+    end::End,
     headers::Length,
     hold::{Entrance, Grant, Waiter},
     inbound::Inbound,
+    key::Client,
     release::{Lease, Release, Shortage},
     route,
     serve::{Life, Local},
@@ -38,11 +40,13 @@ pub(crate) struct Task<'a> {
     pub(crate) local: &'a Rc<Local>,
     pub(crate) inbound: &'a Rc<Inbound>,
     pub(crate) method: &'a Method,
+    pub(crate) client: Client<'a>,
     pub(crate) head: &'a [u8],
     pub(crate) body: Option<(&'a Rc<Upload>, Length)>,
     pub(crate) idempotent: bool,
     pub(crate) upgrade: bool,
-    pub(crate) began: Micros,
+    /// What the request comes to.
+    pub(crate) end: &'a mut End,
 }
 
 /// An instance began to answer.
@@ -76,7 +80,7 @@ enum Outcome {
 
 /// Tries until an instance begins to answer, or the answer is the edge's own.
 pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt, Refused> {
-    let begin = task.local.shared.clock.instant(task.began);
+    let begin = task.local.shared.clock.instant(task.end.began);
     let deadline = begin + service.route.timeout;
     let mut walk = Walk {
         task,
@@ -94,14 +98,20 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
             // Seldom, and large: not in every request's own state.
             None => Box::pin(walk.hold()).await?,
         };
+        walk.task.end.attempt(&lease);
         let serial = lease.target().serial;
         let connection = walk.task.local.pool.take(lease.target(), !walk.task.idempotent);
         let wait = walk.task.local.waits.begin(lease.target());
+        let asked = walk.task.local.shared.clock.recent();
         let outcome = walk.exchange(connection, &lease, &wait).await;
+        if let Ok(Outcome::Begun(_)) | Err(Stop::Failed(_)) = &outcome {
+            lease.took(asked, outcome.is_ok());
+        }
         wait.over();
         match outcome {
             Ok(Outcome::Begun(begun)) => {
                 lease.answered(begun.head.status);
+                walk.task.end.answered();
                 let waited = walk.waited(&lease);
                 return Ok(Attempt { begun, lease, waited });
             }
@@ -138,13 +148,25 @@ enum Stop {
 impl Walk<'_> {
     /// A place on an instance, if one can be had at once.
     fn balance(&mut self) -> Option<Lease> {
-        let release = match self.release.take().filter(|release| self.service.has(release)) {
+        let release = match self.release.take().filter(|release| self.keeps(release)) {
             Some(release) => release,
-            None => Arc::clone(self.service.next_release()?),
+            None => Arc::clone(self.service.choose(&self.task.client)?),
         };
-        let lease = release.lease(self.avoid);
+        let lease = release.lease(self.avoid, self.key());
         self.release = Some(release);
         lease
+    }
+
+    fn keeps(&self, release: &Arc<Release>) -> bool {
+        self.service.keeps(release, &self.task.client)
+    }
+
+    /// What tells the client apart, where that decides which instance it gets.
+    fn key(&self) -> Option<u64> {
+        match &self.service.route.traffic.balance {
+            Balance::Hash(key) => self.task.client.hash(key),
+            Balance::LeastRequest | Balance::Ewma | Balance::RoundRobin => None,
+        }
     }
 
     /// Waits for a place.
@@ -153,14 +175,15 @@ impl Walk<'_> {
         loop {
             let release = match &self.release {
                 Some(release) => Arc::clone(release),
-                None => Arc::clone(self.service.next_release().ok_or_else(|| self.nothing_serves())?),
+                None => Arc::clone(self.service.choose(&self.task.client).ok_or_else(|| self.nothing_serves())?),
             };
             self.release = Some(Arc::clone(&release));
+            self.task.end.held(&release);
             if Instant::now() >= self.deadline {
                 return Err(self.never_ready(&release));
             }
             self.waiting_since.get_or_insert_with(|| self.task.local.shared.clock.now());
-            let mut waiter = match release.enter(self.service.route.traffic.breaker.pending, self.number) {
+            let mut waiter = match release.enter(self.service.route.traffic.breaker.pending, self.number, self.key()) {
                 Entrance::Place(lease) => return Ok(lease),
                 Entrance::Refused(refusal) => return Err(self.refused(&refusal)),
                 Entrance::Full => return Err(self.own(queue_full())),
@@ -193,7 +216,7 @@ impl Walk<'_> {
         let snapshot = self.task.local.shared.snapshot.load();
         let service = snapshot.service(&self.service.key);
         self.service = Arc::clone(service.ok_or_else(|| self.own(route::no_route()))?);
-        let stays = self.release.as_ref().is_some_and(|release| self.service.has(release));
+        let stays = self.release.as_ref().is_some_and(|release| self.keeps(release));
         if !stays {
             self.release = None;
             self.number = None;

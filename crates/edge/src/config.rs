@@ -9,7 +9,7 @@ use std::{
 
 use minato_model::network::AddressPlan;
 
-use crate::handover::Inherited;
+use crate::{handover::Inherited, log::AccessLog};
 
 /// How an edge is set up.
 #[derive(Debug)]
@@ -18,8 +18,12 @@ pub struct Config {
     pub http: Vec<TcpListener>,
     /// The node's network; without it there are neither virtual addresses nor names.
     pub plan: Option<AddressPlan>,
+    /// The failure domain that the node is in: instances of the same are preferred.
+    pub zone: Option<String>,
     /// Peers whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<Prefix>,
+    /// Which requests are logged, and where; none without it.
+    pub access_log: Option<AccessLog>,
     /// Where the host's resolvers are written, for names that aren't the cluster's.
     pub resolv_conf: PathBuf,
     /// What a predecessor listened at: used instead of opening it anew.
@@ -35,7 +39,9 @@ impl Config {
         Self {
             http,
             plan,
+            zone: None,
             trusted_proxies: Vec::new(),
+            access_log: None,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             inherited: Inherited::default(),
             limits: Limits::default(),

@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     handle::Handle,
     handover::{Listening, Name, duplicate},
+    log::{self, AccessLog, Ink},
     names,
     serve::{self, Command, Life, Local},
     shared::Shared,
@@ -75,13 +76,13 @@ impl Edge {
                   connections handed over count against their bound"
     )]
     pub fn prepare(config: Config, wake: Arc<dyn Wake>) -> Result<Self, StartError> {
-        let Config { http, plan, trusted_proxies, resolv_conf, inherited, limits } = config;
+        let Config { http, plan, zone, trusted_proxies, access_log, resolv_conf, inherited, limits } = config;
         if http.is_empty() {
             return Err(StartError::NoListener);
         }
         let (senders, receivers): (Vec<_>, Vec<_>) =
             http.iter().map(|_| mpsc::unbounded_channel::<Command>()).unzip();
-        let shared = Arc::new(Shared::new((limits, trusted_proxies, plan), wake, senders, inherited));
+        let shared = Arc::new(Shared::new((limits, trusted_proxies, plan, zone), wake, senders, inherited));
         let (life, watching) = watch::channel(Life::Preparing);
         let mut edge = Self {
             handle: Handle { shared: Arc::clone(&shared) },
@@ -89,11 +90,13 @@ impl Edge {
             names: Vec::new(),
             threads: Vec::new(),
         };
+        // Declared after the edge, so that it is gone when the edge waits for the writer's end.
+        let ink = access_log.map(|log| edge.log(log)).transpose()?;
         for (index, (listener, commands)) in http.into_iter().zip(receivers).enumerate() {
-            let (shared, life) = (Arc::clone(&shared), watching.clone());
+            let (shared, life, ink) = (Arc::clone(&shared), watching.clone(), ink.clone());
             let seed = getrandom::u64().map_err(|error| StartError::Thread(io::Error::other(error)))?;
             edge.spawn(format!("edge-{index}"), async move || {
-                let local = Local::new(shared, index, life, seed);
+                let local = Local::new(shared, index, life, seed, ink);
                 serve::run(std::rc::Rc::new(local), listener, commands).await;
             })?;
         }
@@ -158,6 +161,14 @@ impl Edge {
         if let Err(error) = joined {
             tracing::error!(%error, "the edge's threads could not be joined");
         }
+    }
+
+    /// Starts the thread that writes the access log. It ends when the edge threads have.
+    fn log(&mut self, log: AccessLog) -> Result<Ink, StartError> {
+        let (writer, ink) = log::open(log, Arc::clone(&self.handle.shared.totals.log));
+        let thread = std::thread::Builder::new().name("edge-log".to_owned()).spawn(move || writer.run());
+        self.threads.push(thread.map_err(StartError::Thread)?);
+        Ok(ink)
     }
 
     /// Starts a thread with a runtime of its own.

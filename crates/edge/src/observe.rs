@@ -4,12 +4,14 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 use minato_model::ids::ReleaseKey;
+
+use crate::log::Desk;
 
 /// Statuses with a counter of their own; the others share a map behind a lock.
 const COMMON: [u16; 16] = [200, 201, 202, 204, 206, 301, 302, 303, 304, 400, 401, 403, 404, 500, 502, 503];
@@ -61,6 +63,8 @@ impl Stats {
 pub(crate) struct Totals {
     /// Requests that no service was found for, or that weren't fit to be passed on.
     pub(crate) unrouted: Stats,
+    /// The access log's.
+    pub(crate) log: Arc<Desk>,
     /// Requests tried again.
     pub(crate) retries: AtomicU64,
     /// Streams that didn't end by themselves: their instance, or the edge, went away.

@@ -14,9 +14,9 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
 use crate::{
-    clock::Micros,
-    inbound::Phase,
-    release::{Lease, Release},
+    end::End,
+    log::flag,
+    release::Lease,
     serve::Local,
     upstream::{
         connection::Connection,
@@ -29,7 +29,7 @@ use crate::{
 /// A response's body.
 pub(crate) struct Answered {
     content: Content,
-    _end: End,
+    end: End,
 }
 
 enum Content {
@@ -37,16 +37,6 @@ enum Content {
     Whole(Option<Bytes>),
     /// From an instance.
     Relayed(Box<Relayed>),
-}
-
-/// What happens when the answer's end was reached, or the client went away.
-pub(crate) struct End {
-    pub(crate) local: Rc<Local>,
-    pub(crate) phase: Arc<Phase>,
-    pub(crate) began: Micros,
-    pub(crate) status: u16,
-    /// Which release it counts for.
-    pub(crate) release: Option<Arc<Release>>,
 }
 
 /// A body that is arriving from an instance.
@@ -62,6 +52,8 @@ pub(crate) struct Relayed {
     /// Why the body breaks off, to be said at the next poll: hyper sends what it has only when it
     /// has to wait, and the client shall have all that arrived.
     broken: Option<io::Error>,
+    /// Whether a stream was ended before its time.
+    cut: bool,
     /// Until when something has to arrive; set while nothing does.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -73,24 +65,26 @@ struct Source {
 
 impl Answered {
     pub(crate) fn whole(content: Bytes, end: End) -> Self {
-        Self { content: Content::Whole(Some(content).filter(|content| !content.is_empty())), _end: end }
+        Self { content: Content::Whole(Some(content).filter(|content| !content.is_empty())), end }
     }
 
     pub(crate) fn relayed(relayed: Relayed, end: End) -> Self {
         if relayed.source.is_none() {
             return Self::whole(Bytes::new(), end);
         }
-        Self { content: Content::Relayed(Box::new(relayed)), _end: end }
+        Self { content: Content::Relayed(Box::new(relayed)), end }
     }
 }
 
-impl Drop for End {
+impl Drop for Answered {
     fn drop(&mut self) {
-        let now = self.local.shared.clock.now();
-        let totals = &self.local.shared.totals.unrouted;
-        let stats = self.release.as_ref().map_or(totals, |release| release.stats());
-        stats.count(self.status, now.saturating_sub(self.began));
-        self.phase.end(now);
+        if let Content::Relayed(relayed) = &self.content {
+            if relayed.cut {
+                self.end.flag(flag::STREAM_ENDED);
+            } else if relayed.source.is_some() {
+                self.end.flag(flag::CLIENT_GONE);
+            }
+        }
     }
 }
 
@@ -116,6 +110,7 @@ impl Relayed {
             sending,
             ending,
             broken: None,
+            cut: false,
             patience: None,
         };
         if matches!(framing, Framing::Done | Framing::Length(0)) {
@@ -148,6 +143,7 @@ impl Relayed {
                         Ok(())
                     }
                     Err(Broken::Paused | Broken::TooLarge | Broken::Client) => {
+                        // The only error of this kind.
                         Err(io::Error::other("the request's body broke off"))
                     }
                 }
@@ -164,6 +160,7 @@ impl Relayed {
             return false;
         }
         self.ending = None;
+        self.cut = true;
         self.keep = false;
         self.local.shared.totals.streams_ended.fetch_add(1, Relaxed);
         self.finish();
@@ -242,10 +239,19 @@ impl Body for Answered {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match &mut self.content {
-            Content::Whole(content) => Poll::Ready(content.take().map(|content| Ok(Frame::data(content)))),
-            Content::Relayed(relayed) => relayed.poll_or_break(cx),
+        let Self { content, end } = &mut *self;
+        let frame = match content {
+            Content::Whole(content) => content.take().map(|content| Ok(Frame::data(content))),
+            Content::Relayed(relayed) => ready!(relayed.poll_or_break(cx)),
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                end.bytes += frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(0));
+            }
+            Some(Err(error)) => end.broke(error),
+            None => {}
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

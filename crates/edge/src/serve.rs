@@ -28,6 +28,7 @@ use crate::{
     handover::{self, CLAIM, Listening, Name, duplicate},
     inbound::{Entry, Inbound, Overdue, Phase, Stream},
     listen,
+    log::{Ink, Pen},
     shared::{Counted, Shared},
     upstream::pool::Pool,
     vigil::{self, Vigil, Word},
@@ -81,6 +82,7 @@ pub(crate) struct Local {
     pub(crate) waits: Waits,
     pub(crate) vigil: Vigil,
     pub(crate) life: watch::Receiver<Life>,
+    pub(crate) pen: Pen,
     /// Room for the head of a request.
     pub(crate) scratch: RefCell<Vec<u8>>,
     /// What this thread listens at.
@@ -92,11 +94,12 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(shared: Arc<Shared>, index: usize, life: watch::Receiver<Life>, seed: u64) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, index: usize, life: watch::Receiver<Life>, seed: u64, ink: Option<Ink>) -> Self {
         Self {
             pool: Pool::new(shared.clock, &shared.limits),
             waits: Waits::new(shared.clock, index),
             vigil: Vigil::default(),
+            pen: Pen::new(ink, shared.clock, seed),
             shared,
             life,
             scratch: RefCell::default(),
@@ -164,6 +167,7 @@ pub(crate) async fn run(
 /// What is done once a second.
 fn clear(local: &Local) {
     local.pool.sweep();
+    local.pen.sweep();
     local.waits.sweep();
     local.listeners.borrow_mut().retain(|(_, listener)| listener.strong_count() > 0);
     if local.index == 0 && local.shared.clock.now() > micros(CLAIM) {

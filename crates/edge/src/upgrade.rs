@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     frames::{self, Frames},
     inbound::Inbound,
+    log::{Line, flag},
     release::Lease,
     serve::Local,
     target::Target,
@@ -33,6 +34,8 @@ pub(crate) struct Tunnel {
     pub(crate) instance: Connection,
     /// The place on the instance, held until the end.
     pub(crate) lease: Lease,
+    /// What will be logged at its end, if there is a log.
+    pub(crate) line: Option<Line>,
     /// Whether WebSocket frames are spoken.
     pub(crate) websocket: bool,
 }
@@ -64,6 +67,10 @@ impl Tunnel {
             () = ended => {}
             () = moved.stands_still(self.local.shared.limits.stream_idle) => {}
         }
+        if let Some(mut line) = self.line {
+            (line.bytes, line.received) = (moved.down.get(), moved.up.get());
+            line.flag = target.must_streams_end().then_some(flag::STREAM_ENDED);
+        }
         if target.must_streams_end() {
             self.local.shared.totals.streams_ended.fetch_add(1, Relaxed);
         }
@@ -71,23 +78,28 @@ impl Tunnel {
     }
 }
 
-/// When something moved last.
-struct Moved(Cell<Instant>);
+/// When something moved last, and how many bytes did each way.
+struct Moved {
+    at: Cell<Instant>,
+    up: Cell<u64>,
+    down: Cell<u64>,
+}
 
 impl Default for Moved {
     fn default() -> Self {
-        Self(Cell::new(Instant::now()))
+        Self { at: Cell::new(Instant::now()), up: Cell::new(0), down: Cell::new(0) }
     }
 }
 
 impl Moved {
-    fn now(&self) {
-        self.0.set(Instant::now());
+    fn note(&self, bytes: &Cell<u64>, length: usize) {
+        self.at.set(Instant::now());
+        bytes.set(bytes.get() + u64::try_from(length).unwrap_or(0));
     }
 
     async fn stands_still(&self, limit: Duration) {
-        while self.0.get().elapsed() < limit {
-            tokio::time::sleep_until(self.0.get() + limit).await;
+        while self.at.get().elapsed() < limit {
+            tokio::time::sleep_until(self.at.get() + limit).await;
         }
     }
 }
@@ -155,7 +167,7 @@ async fn upwards(
             let bytes = buffer.get(..length).unwrap_or_default();
             let Next::Pass(length) = ending.next(bytes) else { break };
             write_all(to, bytes.get(..length).unwrap_or_default()).await?;
-            moved.now();
+            moved.note(&moved.up, length);
         }
         if !ending.closes() {
             return Ok(());
@@ -208,7 +220,7 @@ async fn downwards(
         let Next::Pass(length) = ending.next(bytes) else { break };
         to.write_all(bytes.get(..length).unwrap_or_default()).await?;
         to.flush().await?;
-        moved.now();
+        moved.note(&moved.down, length);
     }
     if ending.closes() {
         to.write_all(&frames::close_to_client()).await?;

@@ -11,10 +11,11 @@ use minato_model::{code::Code, node::Phases};
 use crate::{
     answer::Answer,
     attempt::{self, Attempt, Task},
-    clock::Micros,
     headers::{self, Added, Length},
     inbound::Inbound,
-    relay::{Answered, End, Relayed},
+    key::Client,
+    end::End,
+    relay::{Answered, Relayed},
     release::Release,
     request, route,
     serve::Local,
@@ -43,19 +44,13 @@ pub(crate) async fn answer(
 ) -> Response<Answered> {
     let began = local.shared.clock.now();
     inbound.phase.begin();
-    let end = |status: StatusCode, release| End {
-        local: Rc::clone(local),
-        phase: Arc::clone(&inbound.phase),
-        began,
-        status: status.as_u16(),
-        release,
-    };
+    let mut end = End::begin(local, inbound, began, &request);
     // Whether the client may still be sending when it is answered.
     let has_body = !request.body().is_end_stream();
-    let mut response = match pass_on(local, inbound, request, began).await {
-        Ok(passed) => respond(local, inbound, passed, &end),
+    let mut response = match pass_on(local, inbound, request, &mut end).await {
+        Ok(passed) => respond(local, inbound, passed, end),
         Err(Refused { answer, release }) => {
-            let end = end(answer.status(), release);
+            end.refuse(&answer, release);
             if has_body {
                 inbound.phase.set_linger();
             }
@@ -85,17 +80,21 @@ async fn pass_on(
     local: &Rc<Local>,
     inbound: &Rc<Inbound>,
     mut request: Request<Incoming>,
-    began: Micros,
+    end: &mut End,
 ) -> Result<Passed, Refused> {
     let asks_upgrade = request.headers().contains_key(http::header::UPGRADE);
     let on_upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let head = request::check(&parts, &local.shared.limits)?;
     let service = route::find(&local.shared.snapshot.load(), inbound, &head, parts.uri.path())?;
+    end.found(&service.key);
     let hops = route::hops(inbound, &parts.headers)?;
     let (body, length) = upload(local, &service, &parts, body)?;
     let request_id: Rc<str> =
         headers::request_id(&parts.headers).map_or_else(|| local.next_id().into(), Rc::from);
+    if let Some(line) = end.line() {
+        line.set_request_id(&request_id);
+    }
     let peer: IpAddr = inbound.peer;
     let added = Added { peer, trusted: inbound.trusted, request_id: &request_id, hops };
     let mut wire = local.scratch.take();
@@ -105,11 +104,12 @@ async fn pass_on(
         local,
         inbound,
         method: &parts.method,
+        client: Client::of(inbound, &parts.headers, &local.shared.trusted),
         head: &wire,
         body: body.as_ref().map(|body| (body, length)),
         idempotent: head.idempotent,
         upgrade: head.upgrade.is_some(),
-        began,
+        end,
     };
     let attempted = attempt::run(task, service).await;
     local.scratch.replace(wire);
@@ -142,7 +142,7 @@ fn respond(
     local: &Rc<Local>,
     inbound: &Rc<Inbound>,
     passed: Passed,
-    end: &dyn Fn(StatusCode, Option<Arc<Release>>) -> End,
+    mut end: End,
 ) -> Response<Answered> {
     let Passed { attempt: Attempt { begun, mut lease, waited }, on_upgrade, request_id } = passed;
     let status = begun.head.status;
@@ -153,6 +153,7 @@ fn respond(
     if stream {
         lease.begin_stream();
     }
+    end.cold(waited.map(|(waited, _)| waited));
     if let Some((waited, phases)) = waited
         && let Ok(value) =
             HeaderValue::from_str(&server_timing(waited, phases, lease.target().endpoint.pooled))
@@ -162,7 +163,7 @@ fn respond(
     if let (false, Ok(id)) = (headers.contains_key("x-request-id"), HeaderValue::from_str(&request_id)) {
         headers.insert("x-request-id", id);
     }
-    let end = end(status, Some(Arc::clone(lease.release())));
+    end.status = status.as_u16();
     let body = if let (true, Some(client)) = (switching, on_upgrade) {
         let websocket = headers.get(http::header::UPGRADE);
         let tunnel = Tunnel {
@@ -170,6 +171,7 @@ fn respond(
             inbound: Rc::clone(inbound),
             instance: begun.connection,
             lease,
+            line: end.take_line(),
             websocket: websocket.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket")),
         };
         drop(tokio::task::spawn_local(tunnel.run(client)));

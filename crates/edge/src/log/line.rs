@@ -1,12 +1,16 @@
 //! A request's own line, from its head to its end.
 
 use std::{
+    net::IpAddr,
     ops::{Deref, DerefMut},
     rc::Rc,
 };
 
-use super::entry::Entry;
-use crate::{clock::Micros, inbound::Inbound, serve::Local};
+use http::{HeaderValue, Request, header};
+use minato_model::ids::ReleaseKey;
+
+use super::entry::{Entry, Protocol};
+use crate::{clock::Micros, headers, serve::Local};
 
 /// Why something ended as it did, beside the codes of the edge's own answers.
 pub(crate) mod flag {
@@ -26,21 +30,30 @@ pub(crate) struct Line {
 
 impl Line {
     /// A line, if there is a log.
-    pub(crate) fn begin(local: &Rc<Local>, inbound: &Inbound, began: Micros) -> Option<Self> {
+    pub(crate) fn begin(local: &Rc<Local>, client: impl FnOnce() -> IpAddr, began: Micros) -> Option<Self> {
         let mut entry = local.pen.entry()?;
-        entry.begin(inbound.peer, began);
+        entry.begin(client(), began);
         Some(Self { local: Rc::clone(local), entry: Some(entry) })
     }
 
     /// Notes the head that the client sent.
-    pub(crate) fn head<B>(&mut self, request: &http::Request<B>) {
+    pub(crate) fn head<B>(&mut self, request: &Request<B>) {
         let entry = &mut **self;
-        entry.protocol = super::entry::Protocol::Http(request.version());
+        entry.protocol = Protocol::Http(request.version());
         entry.set_method(request.method());
-        let host = request.headers().get(http::header::HOST).map(http::HeaderValue::as_bytes);
+        let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
         let target = || request.uri().authority().map(|target| target.as_str().as_bytes());
         entry.set_host(host.or_else(target).unwrap_or_default());
         entry.set_path(request.uri().path());
+        entry.set_request_id(headers::request_id(request.headers()).unwrap_or_default());
+    }
+
+    /// Which release it counts for.
+    pub(crate) fn set_release(&mut self, release: Option<&ReleaseKey>) {
+        if let Some(ReleaseKey { service, number }) = release {
+            self.set_service(service.app.as_str(), service.service.as_str());
+            self.release = u64::from(*number);
+        }
     }
 }
 

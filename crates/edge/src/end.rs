@@ -1,0 +1,143 @@
+//! What a request comes to: counted and logged when its answer's last byte was handed over, or when
+//! the client went away.
+
+use std::{io, rc::Rc, sync::Arc, time::Duration};
+
+use http::Request;
+use minato_model::ids::ServiceKey;
+
+use crate::{
+    answer::Answer,
+    clock::{Micros, micros},
+    inbound::{Inbound, Phase},
+    key::Client,
+    log::{Line, flag},
+    release::{Lease, Release},
+    serve::{Life, Local},
+};
+
+/// Of a client that left before there was an answer, as nginx has it.
+const GONE: u16 = 499;
+
+/// A request's end, known from its beginning on; dropping it counts and logs the request.
+pub(crate) struct End {
+    pub(crate) local: Rc<Local>,
+    phase: Arc<Phase>,
+    pub(crate) began: Micros,
+    /// 0: there is no answer yet.
+    pub(crate) status: u16,
+    /// Which release it counts for.
+    release: Option<Arc<Release>>,
+    /// Of the answer's body.
+    pub(crate) bytes: u64,
+    /// What will be logged, if there is a log.
+    line: Option<Line>,
+}
+
+impl End {
+    pub(crate) fn begin<B>(
+        local: &Rc<Local>,
+        inbound: &Inbound,
+        began: Micros,
+        request: &Request<B>,
+    ) -> Self {
+        let client = || Client::of(inbound, request.headers(), &local.shared.trusted).address();
+        let line = Line::begin(local, client, began).map(|mut line| {
+            line.head(request);
+            line
+        });
+        let phase = Arc::clone(&inbound.phase);
+        Self { local: Rc::clone(local), phase, began, status: 0, release: None, bytes: 0, line }
+    }
+
+    /// What will be logged, if there is a log.
+    pub(crate) fn line(&mut self) -> Option<&mut Line> {
+        self.line.as_mut()
+    }
+
+    /// Which service it is for.
+    pub(crate) fn found(&mut self, service: &ServiceKey) {
+        if let Some(line) = &mut self.line {
+            line.set_service(service.app.as_str(), service.service.as_str());
+        }
+    }
+
+    /// It waits for an instance of a release.
+    pub(crate) fn held(&mut self, release: &Arc<Release>) {
+        self.release = Some(Arc::clone(release));
+    }
+
+    /// It goes to an instance.
+    pub(crate) fn attempt(&mut self, lease: &Lease) {
+        let same = |release: &Arc<Release>| Arc::ptr_eq(release, lease.release());
+        if !self.release.as_ref().is_some_and(same) {
+            self.release = Some(Arc::clone(lease.release()));
+        }
+        if let Some(line) = &mut self.line {
+            line.attempts += 1;
+            line.set_instance(lease.target().endpoint.instance.as_str());
+        }
+    }
+
+    /// The instance began to answer.
+    pub(crate) fn answered(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.answered = self.local.shared.clock.now();
+        }
+    }
+
+    /// It waited for a start.
+    pub(crate) fn cold(&mut self, waited: Option<Duration>) {
+        if let (Some(waited), Some(line)) = (waited, &mut self.line) {
+            line.cold = micros(waited);
+        }
+    }
+
+    /// The answer is the edge's own.
+    pub(crate) fn refuse(&mut self, answer: &Answer, release: Option<Arc<Release>>) {
+        self.status = answer.status().as_u16();
+        self.release = release;
+        self.flag(answer.code.as_str());
+    }
+
+    /// Why it ended as it did; the first reason is the one.
+    pub(crate) fn flag(&mut self, flag: &'static str) {
+        if let Some(line) = &mut self.line {
+            line.flag.get_or_insert(flag);
+        }
+    }
+
+    /// The answer breaks off.
+    pub(crate) fn broke(&mut self, error: &io::Error) {
+        // The request's body, which the client still owed, is the only other reason.
+        let client = error.kind() == io::ErrorKind::Other;
+        self.flag(if client { flag::CLIENT_GONE } else { flag::UPSTREAM_BROKE });
+    }
+
+    /// The line of a connection that goes on as another protocol's.
+    pub(crate) fn take_line(&mut self) -> Option<Line> {
+        let mut line = self.line.take()?;
+        line.status = self.status;
+        line.set_release(self.release.as_ref().map(|release| &release.key));
+        Some(line)
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let now = self.local.shared.clock.now();
+        if self.status == 0 {
+            self.status = GONE;
+            let ended = *self.local.life.borrow() == Life::Ended;
+            self.flag(if ended { "draining" } else { flag::CLIENT_GONE });
+        }
+        let totals = &self.local.shared.totals.unrouted;
+        let stats = self.release.as_ref().map_or(totals, |release| release.stats());
+        stats.count(self.status, now.saturating_sub(self.began));
+        self.phase.end(now);
+        if let Some(mut line) = self.take_line() {
+            line.ended = now;
+            line.bytes = self.bytes;
+        }
+    }
+}
