@@ -1,9 +1,25 @@
-//! Which instance of a release gets a request: the less loaded of two drawn at random, among those
-//! that have room.
+//! Which instance of a release gets a request, among those that have room.
+//!
+//! Whatever the algorithm, the order is the same: those of the edge's own zone up to what each is
+//! meant to hold, then those of others, then beyond that whoever has shown that it answers, and at
+//! last the one to avoid. Who is passed over for a while gets nothing.
 
-use std::sync::Arc;
+mod ewma;
+mod hash;
+mod least_request;
+mod round_robin;
+mod slow_start;
+mod targets;
 
-use crate::{clock::Clock, target::Target};
+use std::sync::{Arc, atomic::AtomicU64};
+
+use minato_model::traffic::{Balance, Policy};
+
+pub(crate) use self::{ewma::Latency, slow_start::Rise, targets::Targets};
+use crate::{
+    clock::{Clock, Micros, micros},
+    target::Target,
+};
 
 /// How much an instance may be given.
 #[derive(Debug, Clone, Copy)]
@@ -14,55 +30,138 @@ pub(crate) struct Room {
     pub(crate) most: u32,
 }
 
-/// Takes a place on an instance; `None`: none has room. `avoid` is taken only where it is the last.
-pub(crate) fn pick(
-    targets: &[Arc<Target>],
-    room: Room,
-    clock: Clock,
-    avoid: Option<u64>,
-    random: u64,
-) -> Option<&Arc<Target>> {
-    let has_room = |target: &Target, limit: u32| {
-        target.in_flight() < limit && Some(target.serial) != avoid && !target.is_suspended(clock)
-    };
-    let (first, second) = draw(targets.len(), random)?;
-    for beyond in [false, true] {
-        let limit = |target: &Target| match (beyond, target.has_answered()) {
-            (false, _) => Some(room.concurrency),
-            (true, true) => Some(room.most),
-            (true, false) => None,
-        };
-        let open = |index: usize| {
-            let target = targets.get(index)?;
-            limit(target).filter(|limit| has_room(target, *limit)).map(|limit| (target, limit))
-        };
-        let chosen = match (open(first), open(second)) {
-            (Some(a), Some(b)) => Some(if b.0.in_flight() < a.0.in_flight() { b } else { a }),
-            (one, other) => one.or(other),
-        };
-        if let Some((target, limit)) = chosen
-            && target.take(limit)
-        {
-            return Some(target);
-        }
-        // Neither of the two: whichever has room, from the first drawn on.
-        let rest = (first..targets.len()).chain(0..first);
-        if let Some((target, _)) = rest.filter_map(open).find(|(target, limit)| target.take(*limit)) {
-            return Some(target);
-        }
-    }
-    // Rather the one to avoid than none.
-    let last = targets.iter().find(|target| Some(target.serial) == avoid)?;
-    (!last.is_suspended(clock) && last.take(room.concurrency)).then_some(last)
+/// How the requests of a service are spread. The default is all zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Method {
+    pub(crate) algorithm: Algorithm,
+    /// For how long a new instance's part rises.
+    pub(crate) slow_start: Micros,
 }
 
-/// Two different places out of `count`, or twice the only one.
-fn draw(count: usize, random: u64) -> Option<(usize, usize)> {
-    let count = u64::try_from(count).ok().filter(|count| *count > 0)?;
-    let first = (random >> 32) % count;
-    let step = if count > 1 { 1 + (random & 0xffff_ffff) % (count - 1) } else { 0 };
-    let place = |at: u64| usize::try_from(at).ok();
-    Some((place(first)?, place((first + step) % count)?))
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Algorithm {
+    #[default]
+    LeastRequest,
+    Ewma,
+    RoundRobin,
+    Hash,
+}
+
+impl Method {
+    pub(crate) fn of(policy: &Policy) -> Self {
+        let algorithm = match policy.balance {
+            Balance::LeastRequest => Algorithm::LeastRequest,
+            Balance::Ewma => Algorithm::Ewma,
+            Balance::RoundRobin => Algorithm::RoundRobin,
+            Balance::Hash(_) => Algorithm::Hash,
+        };
+        Self { algorithm, slow_start: micros(policy.slow_start) }
+    }
+
+    /// As one word, which can be read and replaced at any time.
+    pub(crate) fn pack(self) -> u64 {
+        let algorithm = match self.algorithm {
+            Algorithm::LeastRequest => 0,
+            Algorithm::Ewma => 1,
+            Algorithm::RoundRobin => 2,
+            Algorithm::Hash => 3,
+        };
+        self.slow_start << 2 | algorithm
+    }
+
+    pub(crate) fn unpack(word: u64) -> Self {
+        let algorithm = match word & 3 {
+            0 => Algorithm::LeastRequest,
+            1 => Algorithm::Ewma,
+            2 => Algorithm::RoundRobin,
+            _ => Algorithm::Hash,
+        };
+        Self { algorithm, slow_start: word >> 2 }
+    }
+}
+
+/// A request that looks for an instance.
+pub(crate) struct Seeker<'a> {
+    pub(crate) method: Method,
+    pub(crate) room: Room,
+    pub(crate) clock: Clock,
+    /// Taken only where it is the last.
+    pub(crate) avoid: Option<u64>,
+    /// What tells its client apart, where that decides.
+    pub(crate) key: Option<u64>,
+    pub(crate) random: u64,
+    /// Whose turn it is.
+    pub(crate) turn: &'a AtomicU64,
+}
+
+/// A look at some instances under one limit.
+struct Search<'a> {
+    seeker: &'a Seeker<'a>,
+    /// Beyond what instances are meant to hold.
+    beyond: bool,
+    /// Only where the time matters.
+    now: Micros,
+}
+
+/// Takes a place on an instance; `None`: none has room.
+pub(crate) fn pick<'t>(targets: &'t Targets, seeker: &Seeker<'_>) -> Option<&'t Arc<Target>> {
+    let timed = seeker.method.slow_start != 0 || seeker.method.algorithm == Algorithm::Ewma;
+    pick_at(targets, seeker, if timed { seeker.clock.now() } else { 0 })
+}
+
+fn pick_at<'t>(targets: &'t Targets, seeker: &Seeker<'_>, now: Micros) -> Option<&'t Arc<Target>> {
+    let within = Search { seeker, beyond: false, now };
+    let beyond = Search { seeker, beyond: true, now };
+    if let (Algorithm::Hash, Some(key)) = (seeker.method.algorithm, seeker.key) {
+        // The same instance from every zone.
+        let chosen = hash::choose(targets, key, &within).or_else(|| hash::choose(targets, key, &beyond));
+        return chosen.or_else(|| last(targets, seeker));
+    }
+    let (near, far) = targets.by_distance();
+    within
+        .choose(near)
+        .or_else(|| within.choose(far))
+        .or_else(|| beyond.choose(targets))
+        .or_else(|| last(targets, seeker))
+}
+
+/// Rather the one to avoid than none.
+fn last<'t>(targets: &'t Targets, seeker: &Seeker<'_>) -> Option<&'t Arc<Target>> {
+    let last = targets.iter().find(|target| Some(target.serial) == seeker.avoid)?;
+    (!last.is_suspended(seeker.clock) && last.take(seeker.room.concurrency)).then_some(last)
+}
+
+impl Search<'_> {
+    fn choose<'t>(&self, targets: &'t [Arc<Target>]) -> Option<&'t Arc<Target>> {
+        match self.seeker.method.algorithm {
+            // Without a key nothing is lost by the best choice there is.
+            Algorithm::LeastRequest | Algorithm::Hash => least_request::choose(targets, self),
+            Algorithm::Ewma => ewma::choose(targets, self),
+            Algorithm::RoundRobin => round_robin::choose(targets, self),
+        }
+    }
+
+    /// How much the instance may carry, if it may be given more.
+    fn open(&self, target: &Target) -> Option<u32> {
+        let Seeker { room, avoid, clock, .. } = *self.seeker;
+        let limit = match (self.beyond, target.has_answered()) {
+            (false, _) => room.concurrency,
+            (true, true) => room.most,
+            (true, false) => return None,
+        };
+        (target.in_flight() < limit && Some(target.serial) != avoid && !target.is_suspended(clock))
+            .then_some(limit)
+    }
+
+    /// Whether some may get less than their part for a while.
+    fn has_slow_start(&self) -> bool {
+        self.seeker.method.slow_start != 0
+    }
+
+    /// The part that an instance gets of its own, of [`slow_start::WHOLE`].
+    fn part(&self, target: &Target) -> u32 {
+        target.rise.part(self.now, self.seeker.method.slow_start)
+    }
 }
 
 /// One step of splitmix64 (Steele, Lea, Flood 2014): even bits from a counter.
@@ -74,44 +173,4 @@ pub(crate) fn mix(counter: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::target::tests::target;
-
-    const ROOM: Room = Room { concurrency: 2, most: 4 };
-
-    #[test]
-    fn the_less_loaded_is_taken_and_limits_hold() {
-        let clock = Clock::start();
-        let targets = [Arc::new(target(1)), Arc::new(target(2))];
-        let take = |random| pick(&targets, ROOM, clock, None, random).map(|t| t.serial);
-        let mut taken: Vec<u64> = (0..4).map(|n| take(mix(n)).unwrap()).collect();
-        taken.sort_unstable();
-        assert_eq!(taken, [1, 1, 2, 2]);
-        assert_eq!(take(9), None, "a new instance stays within its concurrency");
-        targets[1].answered(1);
-        assert_eq!([take(1), take(2), take(3)], [Some(2), Some(2), None]);
-    }
-
-    #[test]
-    fn a_suspended_one_is_passed_over_and_the_avoided_one_comes_last() {
-        let clock = Clock::start();
-        let targets = [Arc::new(target(1)), Arc::new(target(2))];
-        let take = |avoid| pick(&targets, ROOM, clock, avoid, 0).map(|t| t.serial);
-        assert_eq!(take(Some(1)), Some(2));
-        targets[1].suspend(clock);
-        assert_eq!(take(Some(1)), Some(1));
-        targets[0].suspend(clock);
-        assert_eq!(take(None), None);
-    }
-
-    #[test]
-    fn two_draws_differ() {
-        for random in (0..1000).map(mix) {
-            let (a, b) = draw(7, random).unwrap();
-            assert!(a < 7 && b < 7 && a != b);
-        }
-        assert_eq!(draw(1, 99), Some((0, 0)));
-        assert_eq!(draw(0, 99), None);
-    }
-}
+mod tests;

@@ -84,7 +84,7 @@ impl Handle {
 impl Routing for Handle {
     fn publish(&self, table: Arc<Table>) -> BoxFuture<'_, ()> {
         let shared = &self.shared;
-        let snapshot = Arc::new(Snapshot::compile(&table, |key| shared.release(key)));
+        let snapshot = Arc::new(Snapshot::compile(&table, &shared.snapshot.load(), |key| shared.release(key)));
         for service in snapshot.services() {
             for release in service.releases() {
                 release.configure(&service.route);
@@ -102,10 +102,14 @@ impl Routing for Handle {
             .collect();
         let releases = shared.prune(|release| named.contains(&(&release.key.service, release.key.number)));
         for release in releases {
-            let served = in_force(&release.key.service).is_some_and(|service| service.has(&release));
-            if served {
+            let service = in_force(&release.key.service);
+            if service.is_some_and(|service| service.has(&release)) {
                 // Limits may have risen.
                 release.dispatch();
+                release.reconsider();
+            } else if service.is_some_and(|service| service.releases().any(|other| Arc::ptr_eq(other, &release))) {
+                // Only for those who match: the others choose again.
+                release.scatter();
                 release.reconsider();
             } else {
                 release.serve(false);

@@ -19,7 +19,7 @@ use crate::release::{Lease, Release};
 #[derive(Default)]
 pub(crate) struct Queue {
     next: u64,
-    waiters: BTreeMap<u64, oneshot::Sender<Grant>>,
+    waiters: BTreeMap<u64, Waiting>,
     /// Why none shall wait now.
     refusal: Option<Refusal>,
     /// The last refusal since an instance was admitted, even if it was taken back.
@@ -37,6 +37,13 @@ impl Queue {
     pub(crate) fn failure(&self) -> Option<&Refusal> {
         self.failure.as_ref()
     }
+}
+
+/// Who waits.
+struct Waiting {
+    grant: oneshot::Sender<Grant>,
+    /// What tells its client apart, where that decides.
+    key: Option<u64>,
 }
 
 /// What one waited for.
@@ -73,7 +80,12 @@ pub(crate) struct Waiter {
 impl Release {
     /// Begins to wait, unless `pending` others do already. Whoever has waited before and could make
     /// nothing of what was granted comes again with its `number`, and is where it was.
-    pub(crate) fn enter(self: &Arc<Self>, pending: u32, number: Option<u64>) -> Entrance {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        pending: u32,
+        number: Option<u64>,
+        key: Option<u64>,
+    ) -> Entrance {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.serves() {
             // Those who waited are scattered, or will be: this one would stay.
@@ -82,7 +94,7 @@ impl Release {
         let before = self.waiting.fetch_add(1, SeqCst);
         let first = queue.waiters.first_key_value().map(|(first, _)| *first);
         let is_next = first.is_none_or(|first| number.is_some_and(|number| number < first));
-        let place = if is_next { self.pick(None) } else { None };
+        let place = if is_next { self.pick(None, key) } else { None };
         let entrance = if let Some(lease) = place {
             Entrance::Place(lease)
         } else if let Some(refusal) = queue.refusal.clone() {
@@ -93,7 +105,7 @@ impl Release {
             let (grant, granted) = oneshot::channel();
             let number = number.unwrap_or(queue.next);
             queue.next = queue.next.max(number + 1);
-            queue.waiters.insert(number, grant);
+            queue.waiters.insert(number, Waiting { grant, key });
             Entrance::Waiting(Waiter { release: Arc::clone(self), number, granted })
         };
         if !matches!(entrance, Entrance::Waiting(_)) {
@@ -114,12 +126,12 @@ impl Release {
         let mut gone = 0;
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let mut place = None;
-        while !queue.waiters.is_empty()
-            && let Some(lease) = place.take().or_else(|| self.pick(None))
+        while let Some(key) = queue.waiters.first_key_value().map(|(_, waiter)| waiter.key)
+            && let Some(lease) = place.take().or_else(|| self.pick(None, key))
             && let Some((_, waiter)) = queue.waiters.pop_first()
         {
             self.waiting.fetch_sub(1, SeqCst);
-            if let Err(Grant::Place(back)) = waiter.send(Grant::Place(lease)) {
+            if let Err(Grant::Place(back)) = waiter.grant.send(Grant::Place(lease)) {
                 gone += 1;
                 place = Some(back);
             }
@@ -159,7 +171,7 @@ impl Release {
         for waiter in waiters.into_values() {
             self.waiting.fetch_sub(1, SeqCst);
             // Whoever has hung up needs no answer.
-            drop(waiter.send(grant()));
+            drop(waiter.grant.send(grant()));
             self.fell();
         }
     }
@@ -222,10 +234,10 @@ mod tests {
     fn nobody_waits_for_a_release_that_the_routes_dont_name() {
         let agent = Arc::new(Agent::default());
         let release = release(&agent);
-        assert!(matches!(release.enter(9, None), Entrance::Again));
+        assert!(matches!(release.enter(9, None, None), Entrance::Again));
         assert_eq!((agent.0.load(SeqCst), release.load().waiting), (0, 0));
         release.serve(true);
-        assert!(matches!(release.enter(9, None), Entrance::Waiting(_)));
+        assert!(matches!(release.enter(9, None, None), Entrance::Waiting(_)));
         assert_eq!(agent.0.load(SeqCst), 1);
     }
 
@@ -233,7 +245,7 @@ mod tests {
     fn who_comes_again_is_where_it_was() {
         let release = release(&Arc::default());
         release.serve(true);
-        let enter = |number| match release.enter(2, number) {
+        let enter = |number| match release.enter(2, number, None) {
             Entrance::Waiting(waiter) => waiter,
             Entrance::Place(_) | Entrance::Full | Entrance::Refused(_) | Entrance::Again => {
                 panic!("it waits")
@@ -248,6 +260,6 @@ mod tests {
         release.admit(&Arc::new(target(1)));
         assert!(matches!(first.granted.try_recv(), Ok(Grant::Place(_))));
         assert!(matches!(second.granted.try_recv(), Ok(Grant::Place(_))));
-        assert!(matches!(release.enter(2, None), Entrance::Waiting(_)));
+        assert!(matches!(release.enter(2, None, None), Entrance::Waiting(_)));
     }
 }

@@ -20,8 +20,8 @@ use minato_model::{
 };
 
 use crate::{
-    balance::{self, Room},
-    clock::Clock,
+    balance::{self, Algorithm, Method, Room, Seeker, Targets},
+    clock::{Clock, Micros},
     hold::Queue,
     load::Peaks,
     observe::Stats,
@@ -33,7 +33,11 @@ pub(crate) struct Release {
     pub(crate) key: ReleaseKey,
     pub(crate) clock: Clock,
     wake: Arc<dyn Wake>,
-    targets: ArcSwap<Vec<Arc<Target>>>,
+    targets: ArcSwap<Targets>,
+    /// The edge's own.
+    zone: Option<Arc<str>>,
+    /// How its requests are spread, packed.
+    method: AtomicU64,
     /// Whether the routes in force name it: else it is neither waited for nor woken.
     serves: AtomicBool,
     streams: AtomicU32,
@@ -49,6 +53,8 @@ pub(crate) struct Release {
     announced: AtomicU32,
     peaks: Peaks,
     draws: AtomicU64,
+    /// Whose turn it is, where each has its turn.
+    turn: AtomicU64,
     stats: OnceLock<Box<Stats>>,
 }
 
@@ -78,6 +84,8 @@ impl Release {
             clock,
             wake,
             targets: ArcSwap::default(),
+            zone: None,
+            method: AtomicU64::new(0),
             serves: AtomicBool::new(false),
             streams: AtomicU32::new(0),
             concurrency: AtomicU32::new(1),
@@ -89,15 +97,22 @@ impl Release {
             announced: AtomicU32::new(0),
             peaks: Peaks::default(),
             draws: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
             stats: OnceLock::new(),
         }
     }
 
-    /// Takes over how much its instances may carry.
+    /// The same, as an edge in this zone sees it.
+    pub(crate) fn seen_from(self, zone: Option<Arc<str>>) -> Self {
+        Self { zone, ..self }
+    }
+
+    /// Takes over how its requests are spread, and how much its instances may carry.
     pub(crate) fn configure(&self, route: &Route) {
         let concurrency = route.concurrency.max(1);
         self.concurrency.store(concurrency, SeqCst);
         self.concurrency_max.store(route.concurrency_max.max(concurrency), SeqCst);
+        self.method.store(Method::of(&route.traffic).pack(), Relaxed);
     }
 
     /// Lets requests wait for it, or no more. Those that do already have to be scattered.
@@ -135,25 +150,38 @@ impl Release {
         if refusing == targets.len() { Shortage::Refusing } else { Shortage::Busy(targets.len() - refusing) }
     }
 
-    /// A place, if there is one and nobody waits for it already.
-    pub(crate) fn lease(self: &Arc<Self>, avoid: Option<u64>) -> Option<Lease> {
+    /// A place, if there is one and nobody waits for it already; `key` is what tells the client apart, where
+    /// that decides.
+    pub(crate) fn lease(self: &Arc<Self>, avoid: Option<u64>, key: Option<u64>) -> Option<Lease> {
         if self.waiting.load(SeqCst) > 0 {
             return None;
         }
-        let lease = self.pick(avoid)?;
+        let lease = self.pick(avoid, key)?;
         self.rose();
         Some(lease)
     }
 
     /// A place, even though others may wait.
-    pub(crate) fn pick(self: &Arc<Self>, avoid: Option<u64>) -> Option<Lease> {
+    pub(crate) fn pick(self: &Arc<Self>, avoid: Option<u64>, key: Option<u64>) -> Option<Lease> {
         let room =
             Room { concurrency: self.concurrency.load(SeqCst), most: self.concurrency_max.load(SeqCst) };
         let targets = self.targets.load();
-        let random = balance::mix(self.draws.fetch_add(1, Relaxed));
-        let target = Arc::clone(balance::pick(&targets, room, self.clock, avoid, random)?);
+        let seeker = Seeker {
+            method: self.method(),
+            room,
+            clock: self.clock,
+            avoid,
+            key,
+            random: balance::mix(self.draws.fetch_add(1, Relaxed)),
+            turn: &self.turn,
+        };
+        let target = Arc::clone(balance::pick(&targets, &seeker)?);
         self.in_flight.fetch_add(1, SeqCst);
         Some(Lease { release: Arc::clone(self), target, stream: false })
+    }
+
+    fn method(&self) -> Method {
+        Method::unpack(self.method.load(Relaxed))
     }
 
     /// Lets requests go to an instance, first those that wait.
@@ -179,9 +207,9 @@ impl Release {
 
     /// Only under the queue's lock.
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<Target>>)) {
-        let mut targets = Vec::clone(&self.targets.load());
+        let mut targets = self.targets.load().to_vec();
         change(&mut targets);
-        self.targets.store(Arc::new(targets));
+        self.targets.store(Arc::new(Targets::new(targets, self.zone.as_deref())));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -271,6 +299,14 @@ impl Lease {
         if self.target.answered(self.release.clock.recent()) {
             // It may be given more now.
             self.release.dispatch();
+        }
+    }
+
+    /// What the instance was asked came to something after so long: an answer, or a failure of its own.
+    pub(crate) fn took(&self, since: Micros, answered: bool) {
+        if self.release.method().algorithm == Algorithm::Ewma {
+            let now = self.release.clock.now();
+            self.target.latency.measured(now, now.saturating_sub(since), answered);
         }
     }
 

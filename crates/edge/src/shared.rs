@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) trusted: Vec<Prefix>,
     pub(crate) plan: Option<AddressPlan>,
+    /// The failure domain that the edge is in.
+    zone: Option<Arc<str>>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) totals: Totals,
     pub(crate) wake: Arc<dyn Wake>,
@@ -84,18 +86,19 @@ const IMBALANCE: usize = 8;
 
 impl Shared {
     pub(crate) fn new(
-        config: (Limits, Vec<Prefix>, Option<AddressPlan>),
+        config: (Limits, Vec<Prefix>, Option<AddressPlan>, Option<String>),
         wake: Arc<dyn Wake>,
         commands: Vec<mpsc::UnboundedSender<Command>>,
         inherited: Inherited,
     ) -> Self {
-        let (limits, trusted, plan) = config;
+        let (limits, trusted, plan, zone) = config;
         let thread = |commands| Thread { commands, connections: AtomicUsize::new(0) };
         Self {
             clock: Clock::start(),
             limits,
             trusted,
             plan,
+            zone: zone.map(Arc::from),
             snapshot: ArcSwap::default(),
             totals: Totals::default(),
             wake,
@@ -118,7 +121,10 @@ impl Shared {
     /// The release, made if it isn't known yet.
     pub(crate) fn release(&self, key: &ReleaseKey) -> Arc<Release> {
         let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || Arc::new(Release::new(key.clone(), self.clock, Arc::clone(&self.wake)));
+        let make = || {
+            let release = Release::new(key.clone(), self.clock, Arc::clone(&self.wake));
+            Arc::new(release.seen_from(self.zone.clone()))
+        };
         Arc::clone(releases.entry(key.clone()).or_insert_with(make))
     }
 

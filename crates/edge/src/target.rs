@@ -11,7 +11,11 @@ use std::{
 use minato_model::{route::Endpoint, routing::Traffic};
 use tokio::sync::Notify;
 
-use crate::clock::{Clock, Micros, micros};
+use crate::{
+    balance::{Latency, Rise},
+    clock::{Clock, Micros, micros},
+    key,
+};
 
 /// How long an instance that refused a connection is passed over at first; doubles with each
 /// refusal in a row. Short, because only the agent's look decides about it.
@@ -26,6 +30,11 @@ pub(crate) struct Target {
     pub(crate) serial: u64,
     pub(crate) endpoint: Endpoint,
     pub(crate) admitted_at: Micros,
+    /// What hashing places it by: the same on every node.
+    pub(crate) seed: u64,
+    /// Since when it is given its part.
+    pub(crate) rise: Rise,
+    pub(crate) latency: Latency,
     carried: AtomicU64,
     requests: AtomicU64,
     errors: AtomicU64,
@@ -64,8 +73,11 @@ impl Target {
     pub(crate) fn new(serial: u64, endpoint: Endpoint, admitted_at: Micros, threads: usize) -> Self {
         Self {
             serial,
+            seed: key::hash(endpoint.instance.as_str().as_bytes()),
             endpoint,
             admitted_at,
+            rise: Rise::from(admitted_at),
+            latency: Latency::default(),
             carried: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -127,6 +139,7 @@ impl Target {
         if recovered {
             self.refusals.store(0, SeqCst);
             self.suspended_until.store(0, SeqCst);
+            self.rise.anew(now);
         }
         let first = self.answered_at.swap(now, SeqCst) == 0;
         first || recovered

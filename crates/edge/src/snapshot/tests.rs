@@ -3,7 +3,7 @@ use std::time::Duration;
 use minato_model::{
     ids::InstanceId,
     manifest::Protocol,
-    route::{Entry, Split, Weight},
+    route::{Route, Split, Weight},
     routing::Wake,
 };
 
@@ -40,7 +40,8 @@ fn entry(service: &str, hosts: &[&str], paths: &[&str], weights: &[(u32, u32)]) 
 
 fn compile(services: Vec<Entry>) -> Snapshot {
     let clock = Clock::start();
-    Snapshot::compile(&Table { services }, |key| Arc::new(Release::new(key.clone(), clock, Arc::new(Asleep))))
+    let release = |key: &ReleaseKey| Arc::new(Release::new(key.clone(), clock, Arc::new(Asleep)));
+    Snapshot::compile(&Table { services }, &Snapshot::default(), release)
 }
 
 #[tokio::test]
@@ -79,21 +80,58 @@ async fn the_longest_prefix_of_whole_segments_wins() {
 }
 
 #[tokio::test]
-async fn weights_are_exact_in_every_cycle() {
-    let snapshot = compile(vec![entry("a/web", &["h"], &["/"], &[(1, 95), (2, 5), (3, 0)])]);
-    let service = snapshot.public("h", "/").unwrap();
-    for _ in 0..3 {
-        let seconds: Vec<_> = (0..20).filter(|_| service.next_release().unwrap().key.number == 2).collect();
-        assert_eq!(seconds.len(), 1);
-    }
-    assert_eq!(service.releases().len(), 2, "a release without weight takes nothing");
+async fn what_has_not_changed_is_taken_over_with_its_turns() {
+    let clock = Clock::start();
+    let mut made = 0;
+    let mut release = |key: &ReleaseKey| {
+        made += 1;
+        Arc::new(Release::new(key.clone(), clock, Arc::new(Asleep)))
+    };
+    let table = |weight| Table {
+        services: vec![
+            entry("a/web", &["web.localhost"], &["/"], &[(1, 1), (2, 1)]),
+            entry("a/other", &["other.localhost"], &["/"], &[(1, 1), (2, weight)]),
+        ],
+    };
+    let first = Snapshot::compile(&table(1), &Snapshot::default(), &mut release);
+    let second = Snapshot::compile(&table(2), &first, &mut release);
+    let find = |snapshot: &Snapshot, host: &str| Arc::clone(snapshot.public(host, "/").unwrap());
+    assert!(Arc::ptr_eq(&find(&first, "web.localhost"), &find(&second, "web.localhost")));
+    assert!(!Arc::ptr_eq(&find(&first, "other.localhost"), &find(&second, "other.localhost")));
+    assert_eq!(made, 6);
 }
 
-#[test]
-fn cycles_are_smooth_and_bounded() {
-    assert_eq!(cycle(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
-    assert_eq!(cycle(&[50, 50]), [0, 1]);
-    assert_eq!(cycle(&[7]), Vec::<u16>::new());
-    let long = cycle(&[4_000_000_007, 13]);
-    assert!(long.len() <= 10_001 && long.contains(&1));
+/// What a table of the size of the promise costs: shown with `--no-capture`.
+#[tokio::test]
+async fn ten_thousand_hosts_are_compiled_at_once() {
+    let entries = (0..10_000).map(|number: u16| {
+        let (service, host) = (format!("app{number}/web"), format!("shop{number}.example.test"));
+        let mut entry = entry(&service, &[host.as_str()], &["/"], &[(1, 9_000), (2, 901), (3, 99)]);
+        entry.route.virtual_offset = number;
+        entry
+    });
+    let table = Table { services: entries.collect() };
+    let clock = Clock::start();
+    let wake: Arc<dyn Wake> = Arc::new(Asleep);
+    let release = |key: &ReleaseKey| Arc::new(Release::new(key.clone(), clock, Arc::clone(&wake)));
+    let (before, began) = (resident(), tokio::time::Instant::now());
+    let first = Snapshot::compile(&table, &Snapshot::default(), release);
+    let (compiled, grown) = (began.elapsed(), resident() - before);
+    let began = tokio::time::Instant::now();
+    let second = Snapshot::compile(&table, &first, release);
+    let again = began.elapsed();
+    let began = tokio::time::Instant::now();
+    for host in table.services.iter().flat_map(|entry| &entry.route.hosts) {
+        assert!(second.public(host, "/a/b").is_some());
+    }
+    let found = began.elapsed() / 10_000;
+    println!("compiled in {compiled:?}, again in {again:?}, {} bytes a route, found in {found:?}", grown / 10_000);
+    assert_eq!(second.services().count(), 10_000);
+    assert!(compiled < Duration::from_secs(20), "{compiled:?}");
+}
+
+/// What this process has in memory, in bytes.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }

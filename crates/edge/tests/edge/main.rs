@@ -1,11 +1,13 @@
 //! An edge in this process, instances that speak raw TCP, and clients that send raw bytes.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod balance;
 mod bodies;
 mod cold;
 mod handover;
 mod heads;
 mod life;
+mod log;
 mod names;
 mod routes;
 mod streams;
