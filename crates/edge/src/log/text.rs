@@ -109,10 +109,7 @@ mod tests {
     fn what_a_client_chose_stays_within_its_quotes() {
         let check = |text: &[u8], quoting| written(|out| quote(out, text, quoting));
         let hostile = b"/a\"b\\c\n\r\x00\x1b[2J\x7f\xc3\xa9\xff d";
-        assert_eq!(
-            check(hostile, Quoting::Json),
-            r#"/a\"b\\c\u000a\u000d\u0000\u001b[2J\u007f%C3%A9%FF d"#
-        );
+        assert_eq!(check(hostile, Quoting::Json), r#"/a\"b\\c\u000a\u000d\u0000\u001b[2J\u007f%C3%A9%FF d"#);
         assert_eq!(check(hostile, Quoting::Hexadecimal), r#"/a\"b\\c\x0a\x0d\x00\x1b[2J\x7f%C3%A9%FF d"#);
         let all: Vec<u8> = (0..=255).collect();
         let text = format!("\"{}\"", check(&all, Quoting::Json));

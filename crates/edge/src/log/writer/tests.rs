@@ -58,7 +58,10 @@ fn a_file_that_is_full_becomes_the_one_before() {
         log.write(text);
     }
     log.end();
-    assert_eq!((log.read("logs/access.log.1"), log.read("logs/access.log")), ("four\nfive\n".into(), "six\n".into()));
+    assert_eq!(
+        (log.read("logs/access.log.1"), log.read("logs/access.log")),
+        ("four\nfive\n".into(), "six\n".into())
+    );
     assert_eq!(fs::read_dir(log.folder.path().join("logs")).unwrap().count(), 2);
 }
 
