@@ -47,7 +47,8 @@ impl Latency {
     fn get(&self, now: Micros) -> Option<f64> {
         let average = f64::from_bits(self.average.load(Relaxed));
         let passed = now.saturating_sub(self.at.load(Relaxed));
-        (average > 0.0).then(|| average * remains(passed))
+        // Never nothing, or what an instance carries would make no difference.
+        (average > 0.0).then(|| (average * remains(passed)).max(1.0))
     }
 }
 
