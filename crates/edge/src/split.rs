@@ -163,7 +163,7 @@ fn shortened(weights: &[Weight]) -> Vec<u64> {
     let divisor = weights.iter().fold(0, |a, b| greatest_common_divisor(a, *b)).max(1);
     let sum = weights.iter().sum::<u64>() / divisor;
     let halvings = (64 - sum.leading_zeros()).saturating_sub(31);
-    weights.into_iter().map(|weight| (weight / divisor >> halvings).max(1)).collect()
+    weights.into_iter().map(|weight| ((weight / divisor) >> halvings).max(1)).collect()
 }
 
 fn greatest_common_divisor(a: u64, b: u64) -> u64 {
