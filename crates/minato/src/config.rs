@@ -10,6 +10,10 @@ use std::{
 use minato_edge::Prefix;
 use serde::Deserialize;
 
+mod access_log;
+
+pub(crate) use access_log::{AccessLog, Lines};
+
 /// Sandboxes that are made ahead at most: each is a process with its namespaces and half a megabyte.
 const POOL_MAX: u32 = 64;
 
@@ -70,6 +74,8 @@ pub(crate) struct Config {
     pub(crate) trusted_proxies: Vec<Prefix>,
     /// What is logged, as `tracing`'s filter reads it.
     pub(crate) log: String,
+    /// Which requests are logged, and where.
+    pub(crate) access_log: Option<AccessLog>,
     /// Whether a caller on loopback may push without a token.
     pub(crate) anonymous_push: bool,
     /// How many sandboxes are made ahead at most.
@@ -91,6 +97,8 @@ pub(crate) struct Overrides {
     pub(crate) anonymous_push: bool,
     /// `--pool`
     pub(crate) pool: Option<u32>,
+    /// `--access-log`
+    pub(crate) access_log: Option<Lines>,
 }
 
 /// The file as written.
@@ -106,6 +114,7 @@ struct File {
     trusted_proxies: Option<Vec<String>>,
     log: Option<String>,
     pool: Option<u32>,
+    access_log: Option<access_log::Table>,
     registry: Option<Registry>,
     admission: Option<toml::Value>,
     tls: Option<toml::Value>,
@@ -134,8 +143,10 @@ impl Config {
             (None, None) => None,
         };
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let data = overrides.data.or(written.data).unwrap_or_else(|| PathBuf::from("/var/lib/minato"));
         let config = Self {
-            data: overrides.data.or(written.data).unwrap_or_else(|| PathBuf::from("/var/lib/minato")),
+            access_log: written.access_log.unwrap_or_default().read(overrides.access_log, &data)?,
+            data,
             api: overrides.api.or(written.api).unwrap_or_else(|| loopback(7070)),
             http: overrides.http.or(written.http).unwrap_or_else(|| loopback(8080)),
             network: network.map(checked_network).transpose()?,
@@ -233,6 +244,20 @@ mod tests {
     }
 
     #[test]
+    fn the_access_log_is_on_unless_it_is_turned_off() {
+        let log = load("data = \"/d\"").unwrap().access_log.unwrap();
+        assert_eq!((log.path, log.sample, log.max_bytes), ("/d/logs/access.log".into(), 1.0, 64 << 20));
+        let text =
+            "[access_log]\nformat = \"common\"\npath = \"/tmp/a.log\"\nsample = 0.1\nmax_bytes = \"2MiB\"";
+        let log = load(text).unwrap().access_log.unwrap();
+        assert_eq!(log.format, minato_edge::log::Format::Common);
+        assert_eq!((log.path, log.sample, log.max_bytes), ("/tmp/a.log".into(), 0.1, 2 << 20));
+        assert_eq!(load("[access_log]\nformat = \"off\"").unwrap().access_log, None);
+        let overrides = Overrides { access_log: Some(Lines::Off), ..Overrides::default() };
+        assert_eq!(Config::load(None, overrides).unwrap().access_log, None);
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
         for (text, says) in [
             ("htp = 1", "unknown field `htp`"),
@@ -242,6 +267,15 @@ mod tests {
             ("network = \"10.1.0.0/24\"", "write a /16"),
             ("network = \"8.8.0.0/16\"", "private /16"),
             ("api = \"0.0.0.0:7070\"", "needs TLS"),
+            ("[access_log]\nformat = \"xml\"", "unknown variant `xml`"),
+            ("[access_log]\nlevel = 1", "unknown field `level`"),
+            ("[access_log]\nsample = 1.5", "`access_log.sample` is 1.5"),
+            ("[access_log]\nsample = nan", "`access_log.sample` is NaN"),
+            ("[access_log]\npath = \"access.log\"", "write the whole path"),
+            ("[access_log]\npath = \"/nowhere/access.log\"", "no such directory"),
+            ("[access_log]\npath = \"/tmp\"", "is the directory"),
+            ("[access_log]\nmax_bytes = \"1KiB\"", "1MiB or more"),
+            ("[access_log]\nmax_bytes = \"much\"", "`access_log.max_bytes` is wrong"),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

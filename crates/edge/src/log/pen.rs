@@ -27,6 +27,7 @@ struct Writing {
     sheet: RefCell<Sheet>,
 }
 
+#[expect(clippy::vec_box, reason = "entries move between requests and here as pointers")]
 struct Sheet {
     text: Vec<u8>,
     lines: u32,

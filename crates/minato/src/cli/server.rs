@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 
 use crate::{
-    config::{Config, Overrides},
+    config::{Config, Lines, Overrides},
     failure::Failure,
     roles,
 };
@@ -39,6 +39,9 @@ pub(super) struct Arguments {
     /// How many sandboxes are made ahead at most; 0: none [default: 64]
     #[arg(long, env = "MINATO_SERVER_POOL")]
     pool: Option<u32>,
+    /// How requests are logged [default: json]
+    #[arg(long, env = "MINATO_SERVER_ACCESS_LOG", value_name = "FORMAT")]
+    access_log: Option<Lines>,
     /// Take away all that this data directory left in the kernel, and end
     #[arg(long)]
     clean: bool,
@@ -65,6 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         network: arguments.network,
         anonymous_push: arguments.anonymous_push,
         pool: arguments.pool,
+        access_log: arguments.access_log,
     };
     let config = Config::load(arguments.config.as_deref(), overrides).map_err(|error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();

@@ -14,6 +14,7 @@ use minato_network::{EnsureError, NodeId8, NodeNetwork};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    clock,
     data::DataDirectory,
     handover::Desk,
     late::Late,
@@ -123,6 +124,13 @@ impl Ground {
     pub(super) fn edge(&self, http: Http) -> minato_edge::Config {
         let mut config = minato_edge::Config::new(http.listeners, Some(self.network.plan));
         config.trusted_proxies.clone_from(&self.config.trusted_proxies);
+        config.access_log = self.config.access_log.as_ref().map(|log| minato_edge::log::AccessLog {
+            format: log.format,
+            path: log.path.clone(),
+            sample: log.sample,
+            max_bytes: log.max_bytes,
+            clock: clock::now,
+        });
         config.inherited = http.inherited;
         config
     }
