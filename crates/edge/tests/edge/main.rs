@@ -10,5 +10,6 @@ mod life;
 mod log;
 mod names;
 mod routes;
+mod scale;
 mod streams;
 mod support;
