@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use crate::request::{Head, connection_tokens};
+use crate::{
+    request::{Head, connection_tokens},
+    trace::Trace,
+};
 
 /// Whether the header is for one connection only (RFC 9110, 7.6.1), and never passes.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -42,6 +45,8 @@ pub(crate) struct Added<'a> {
     pub(crate) trusted: bool,
     /// The request's id, if the client didn't bring a usable one.
     pub(crate) request_id: &'a str,
+    /// The trace that the request belongs to.
+    pub(crate) trace: &'a Trace<'a>,
     /// How many edges it will have passed.
     pub(crate) hops: u8,
 }
@@ -79,7 +84,10 @@ pub(crate) fn write_request(
             }
         } else if !is_hop_by_hop(name)
             && !is_own(text)
-            && !matches!(text, "host" | "content-length" | "expect" | "x-request-id")
+            && !matches!(
+                text,
+                "host" | "content-length" | "expect" | "x-request-id" | "traceparent" | "tracestate"
+            )
             && (added.trusted || text != "forwarded")
             && !nominated.iter().any(|other| other.eq_ignore_ascii_case(text))
         {
@@ -88,6 +96,10 @@ pub(crate) fn write_request(
     }
     forwarded.write(out, added.peer, &head.authority);
     field(out, "x-request-id", added.request_id.as_bytes());
+    field(out, "traceparent", added.trace.parent());
+    for state in added.trace.states() {
+        field(out, "tracestate", state.as_bytes());
+    }
     field(out, "minato-hops", added.hops.to_string().as_bytes());
     match length {
         Length::None => {}

@@ -40,6 +40,7 @@ mod shared;
 mod snapshot;
 mod split;
 mod target;
+mod trace;
 mod upgrade;
 mod upstream;
 mod vigil;

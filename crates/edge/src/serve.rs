@@ -123,9 +123,14 @@ impl Local {
 
     /// A new request id.
     pub(crate) fn next_id(&self) -> String {
+        format!("{:016x}{:016x}", self.draw(), self.draw())
+    }
+
+    /// A number that looks random, and that this thread never drew before.
+    pub(crate) fn draw(&self) -> u64 {
         let id = self.ids.get().wrapping_add(1);
         self.ids.set(id);
-        format!("{:016x}{:016x}", mix(id), mix(id ^ 0x5555_5555_5555_5555))
+        mix(id)
     }
 }
 

@@ -11,15 +11,16 @@ use minato_model::{code::Code, node::Phases};
 use crate::{
     answer::Answer,
     attempt::{self, Attempt, Task},
+    end::End,
     headers::{self, Added, Length},
     inbound::Inbound,
     key::Client,
-    end::End,
     relay::{Answered, Relayed},
     release::Release,
     request, route,
     serve::Local,
     snapshot::Service,
+    trace::Trace,
     upgrade::Tunnel,
     upstream::upload::Upload,
 };
@@ -92,11 +93,13 @@ async fn pass_on(
     let (body, length) = upload(local, &service, &parts, body)?;
     let request_id: Rc<str> =
         headers::request_id(&parts.headers).map_or_else(|| local.next_id().into(), Rc::from);
+    let trace = Trace::of(&parts.headers, || local.draw());
     if let Some(line) = end.line() {
         line.set_request_id(&request_id);
+        line.trace_id = Some(trace.id());
     }
     let peer: IpAddr = inbound.peer;
-    let added = Added { peer, trusted: inbound.trusted, request_id: &request_id, hops };
+    let added = Added { peer, trusted: inbound.trusted, request_id: &request_id, trace: &trace, hops };
     let mut wire = local.scratch.take();
     wire.clear();
     headers::write_request(&mut wire, &parts, &head, &added, length);
@@ -138,12 +141,7 @@ pub(crate) fn too_large(most: u64) -> Answer {
 }
 
 /// Makes the response of an answer that has begun.
-fn respond(
-    local: &Rc<Local>,
-    inbound: &Rc<Inbound>,
-    passed: Passed,
-    mut end: End,
-) -> Response<Answered> {
+fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: End) -> Response<Answered> {
     let Passed { attempt: Attempt { begun, mut lease, waited }, on_upgrade, request_id } = passed;
     let status = begun.head.status;
     let mut headers = begun.head.headers;

@@ -5,7 +5,9 @@ fn written(build: impl FnOnce(http::request::Builder) -> http::request::Builder,
     let request = build(http::Request::builder().uri("/p?q=1").header("host", "shop.localhost"));
     let (parts, ()) = request.body(()).unwrap().into_parts();
     let head = request::check(&parts, &Limits::default()).unwrap();
-    let added = Added { peer: "192.0.2.7".parse().unwrap(), trusted, request_id: "id", hops: 1 };
+    let trace = Trace::of(&parts.headers, || 1);
+    let peer = "192.0.2.7".parse().unwrap();
+    let added = Added { peer, trusted, request_id: "id", trace: &trace, hops: 1 };
     let mut out = Vec::new();
     write_request(&mut out, &parts, &head, &added, Length::None);
     String::from_utf8(out).unwrap()
@@ -24,16 +26,17 @@ fn what_is_for_one_connection_stays_there() {
                 .header("minato-origin", "cluster")
                 .header("minato_code", "x")
                 .header("expect", "100-continue")
-                .header("traceparent", "00-1-2-03")
+                .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
                 .header("idempotency-key", "k")
         },
         false,
     );
     assert_eq!(
         text,
-        "GET /p?q=1 HTTP/1.1\r\nhost: shop.localhost\r\ntraceparent: 00-1-2-03\r\nidempotency-key: k\r\n\
+        "GET /p?q=1 HTTP/1.1\r\nhost: shop.localhost\r\nidempotency-key: k\r\n\
          x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nx-forwarded-host: shop.localhost\r\n\
-         x-request-id: id\r\nminato-hops: 1\r\n\r\n"
+         x-request-id: id\r\n\
+         traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\r\nminato-hops: 1\r\n\r\n"
     );
 }
 

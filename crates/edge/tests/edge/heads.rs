@@ -39,14 +39,14 @@ async fn the_contracts_headers_hold_in_both_directions() {
     bed.handle.admit(instance.endpoint.clone());
     let mut client = bed.client().await;
     let fields = "Minato-Code: x\r\nMinato-Hops: 99\r\nX-Forwarded-For: 1.2.3.4\r\nConnection: x-gone\r\n\
-                  X-Gone: 1\r\ntraceparent: 00-a-b-01\r\nX-Request-Id: abc-1\r\n";
+                  X-Gone: 1\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nX-Request-Id: abc-1\r\n";
     let reply = client.ask("GET", "/echo", fields).await;
     let field = |name| crate::support::field(reply.text(), name);
     assert_eq!(field("host"), Some("shop.localhost"));
     assert_eq!(field("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(field("x-forwarded-proto"), Some("http"));
     assert_eq!(field("x-forwarded-host"), Some("shop.localhost"));
-    assert_eq!(field("traceparent"), Some("00-a-b-01"));
+    assert_eq!(field("traceparent"), Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
     assert_eq!(field("x-request-id"), Some("abc-1"));
     assert_eq!(field("minato-hops"), Some("1"));
     assert_eq!((field("minato-code"), field("x-gone")), (None, None));

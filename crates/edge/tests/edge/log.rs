@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{
-    Bed, Client, Instance, bed_with, endpoint, entry, read_request, release, serve_raw, until, within,
+    Bed, Client, Instance, bed_with, endpoint, entry, field, read_request, release, serve_raw, until, within,
 };
 
 /// An edge with a log.
@@ -199,6 +199,37 @@ async fn a_websocket_is_logged_when_it_ends() {
     let lines = logged.lines(1).await;
     assert_eq!((&lines[0]["status"], &lines[0]["instance"]), (&101.into(), &"ws".into()));
     assert_eq!((&lines[0]["bytes"], &lines[0]["received"]), (&8.into(), &4.into()));
+}
+
+#[tokio::test]
+async fn a_trace_passes_or_is_begun_and_is_logged() {
+    let logged = Logged::start(1.0, Format::Json);
+    let _instance = logged.web().await;
+    let mut client = logged.bed.client().await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    let passed = client.ask("GET", "/echo", &format!("Traceparent: {parent}\r\nTracestate: a=1\r\n")).await;
+    assert_eq!(
+        (field(passed.text(), "traceparent"), field(passed.text(), "tracestate")),
+        (Some(parent), Some("a=1"))
+    );
+    let mut begun = Vec::new();
+    for fields in [
+        String::new(),
+        "Traceparent: 00-1-2-03\r\nTracestate: a=1\r\n".to_owned(),
+        format!("Traceparent: {parent}\r\nTraceparent: {parent}\r\n"),
+    ] {
+        let reply = client.ask("GET", "/echo", &fields).await;
+        let own = field(reply.text(), "traceparent").unwrap().to_owned();
+        assert!(own.len() == 55 && own.starts_with("00-") && own.ends_with("-01") && own != parent, "{own}");
+        assert_eq!(reply.text().matches("traceparent").count(), 1);
+        assert_eq!(field(reply.text(), "tracestate"), None);
+        begun.push(own.split('-').nth(1).unwrap().to_owned());
+    }
+    let lines = logged.lines(4).await;
+    assert_eq!(lines[0]["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+    let ids: Vec<_> = lines[1..].iter().map(|line| line["trace_id"].as_str().unwrap()).collect();
+    assert_eq!(ids, begun);
+    assert!(ids[0] != ids[1] && ids[1] != ids[2], "{ids:?}");
 }
 
 #[tokio::test]
