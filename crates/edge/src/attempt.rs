@@ -175,7 +175,9 @@ impl Walk<'_> {
         loop {
             let release = match &self.release {
                 Some(release) => Arc::clone(release),
-                None => Arc::clone(self.service.choose(&self.task.client).ok_or_else(|| self.nothing_serves())?),
+                None => {
+                    Arc::clone(self.service.choose(&self.task.client).ok_or_else(|| self.nothing_serves())?)
+                }
             };
             self.release = Some(Arc::clone(&release));
             self.task.end.held(&release);
@@ -183,16 +185,17 @@ impl Walk<'_> {
                 return Err(self.never_ready(&release));
             }
             self.waiting_since.get_or_insert_with(|| self.task.local.shared.clock.now());
-            let mut waiter = match release.enter(self.service.route.traffic.breaker.pending, self.number, self.key()) {
-                Entrance::Place(lease) => return Ok(lease),
-                Entrance::Refused(refusal) => return Err(self.refused(&refusal)),
-                Entrance::Full => return Err(self.own(queue_full())),
-                Entrance::Again => {
-                    self.look_again()?;
-                    continue;
-                }
-                Entrance::Waiting(waiter) => waiter,
-            };
+            let mut waiter =
+                match release.enter(self.service.route.traffic.breaker.pending, self.number, self.key()) {
+                    Entrance::Place(lease) => return Ok(lease),
+                    Entrance::Refused(refusal) => return Err(self.refused(&refusal)),
+                    Entrance::Full => return Err(self.own(queue_full())),
+                    Entrance::Again => {
+                        self.look_again()?;
+                        continue;
+                    }
+                    Entrance::Waiting(waiter) => waiter,
+                };
             let grant = tokio::select! {
                 biased;
                 grant = waiter.granted() => grant,

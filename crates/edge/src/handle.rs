@@ -4,7 +4,7 @@
 //! waits for the threads' confirmation.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4},
     sync::{Arc, PoisonError},
 };
@@ -84,8 +84,9 @@ impl Handle {
 impl Routing for Handle {
     fn publish(&self, table: Arc<Table>) -> BoxFuture<'_, ()> {
         let shared = &self.shared;
-        let snapshot = Arc::new(Snapshot::compile(&table, &shared.snapshot.load(), |key| shared.release(key)));
-        for service in snapshot.services() {
+        let before = shared.snapshot.load_full();
+        let snapshot = Arc::new(Snapshot::compile(&table, &before, |key| shared.release(key)));
+        for service in snapshot.services().filter(|service| !before.holds(service)) {
             for release in service.releases() {
                 release.configure(&service.route);
                 release.serve(true);
@@ -93,21 +94,23 @@ impl Routing for Handle {
         }
         self.listen(&snapshot);
         shared.snapshot.store(Arc::clone(&snapshot));
-        let in_force = |key: &ServiceKey| snapshot.service(key);
-        // Those without a weight too: their instances may be admitted already.
-        let named: BTreeSet<_> = table
-            .services
-            .iter()
-            .flat_map(|entry| entry.weights.iter().map(|weight| (&entry.service, weight.number)))
-            .collect();
-        let releases = shared.prune(|release| named.contains(&(&release.key.service, release.key.number)));
-        for release in releases {
-            let service = in_force(&release.key.service);
+        let mut changed = Vec::new();
+        shared.prune(|release| {
+            let service = snapshot.service(&release.key.service);
+            if !service.is_some_and(|service| before.holds(service)) {
+                changed.push((Arc::clone(release), service));
+            }
+            // Those without a weight too: their instances may be admitted already.
+            service.is_some_and(|service| service.names(release.key.number))
+        });
+        for (release, service) in changed {
             if service.is_some_and(|service| service.has(&release)) {
                 // Limits may have risen.
                 release.dispatch();
                 release.reconsider();
-            } else if service.is_some_and(|service| service.releases().any(|other| Arc::ptr_eq(other, &release))) {
+            } else if service
+                .is_some_and(|service| service.releases().any(|other| Arc::ptr_eq(other, &release)))
+            {
                 // Only for those who match: the others choose again.
                 release.scatter();
                 release.reconsider();

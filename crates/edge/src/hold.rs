@@ -80,12 +80,7 @@ pub(crate) struct Waiter {
 impl Release {
     /// Begins to wait, unless `pending` others do already. Whoever has waited before and could make
     /// nothing of what was granted comes again with its `number`, and is where it was.
-    pub(crate) fn enter(
-        self: &Arc<Self>,
-        pending: u32,
-        number: Option<u64>,
-        key: Option<u64>,
-    ) -> Entrance {
+    pub(crate) fn enter(self: &Arc<Self>, pending: u32, number: Option<u64>, key: Option<u64>) -> Entrance {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.serves() {
             // Those who waited are scattered, or will be: this one would stay.

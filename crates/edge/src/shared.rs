@@ -132,12 +132,10 @@ impl Shared {
         self.releases.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
-    /// Forgets releases that `keep` doesn't name and that carry nothing; gives all, for the last time.
-    pub(crate) fn prune(&self, keep: impl Fn(&Arc<Release>) -> bool) -> Vec<Arc<Release>> {
+    /// Forgets releases that `keep` doesn't name and that carry nothing.
+    pub(crate) fn prune(&self, mut keep: impl FnMut(&Arc<Release>) -> bool) {
         let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = releases.values().cloned().collect();
         releases.retain(|_, release| keep(release) || !release.is_empty());
-        all
     }
 
     /// Whose instance has this address.

@@ -79,6 +79,11 @@ impl Snapshot {
         self.by_key.get(key)
     }
 
+    /// Whether it has the very same service.
+    pub(crate) fn holds(&self, service: &Arc<Service>) -> bool {
+        self.by_key.get(&service.key).is_some_and(|own| Arc::ptr_eq(own, service))
+    }
+
     pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.by_key.values()
     }

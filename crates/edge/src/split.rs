@@ -18,7 +18,7 @@ use std::sync::{
 };
 
 use minato_model::{
-    ids::{ReleaseKey, ServiceKey},
+    ids::{ReleaseKey, ReleaseNumber, ServiceKey},
     route::{Entry, Route, Split, Weight},
 };
 
@@ -80,6 +80,11 @@ impl Service {
     pub(crate) fn is(&self, entry: &Entry) -> bool {
         let Entry { service, route, weights, split } = entry;
         self.key == *service && self.route == *route && self.weights == *weights && self.split == *split
+    }
+
+    /// Whether the table names the release, with or without a weight.
+    pub(crate) fn names(&self, number: ReleaseNumber) -> bool {
+        self.weights.iter().any(|weight| weight.number == number)
     }
 
     /// How many turns were taken.

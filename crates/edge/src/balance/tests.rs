@@ -311,9 +311,8 @@ fn in_zone(serial: u64, zone: Option<&str>) -> Target {
 
 #[test]
 fn the_own_zone_comes_first_and_spills_over() {
-    let zones = || {
-        vec![in_zone(1, Some("b")), in_zone(2, Some("a")), in_zone(3, Some("b")), in_zone(4, Some("a"))]
-    };
+    let zones =
+        || vec![in_zone(1, Some("b")), in_zone(2, Some("a")), in_zone(3, Some("b")), in_zone(4, Some("a"))];
     for algorithm in [Algorithm::LeastRequest, Algorithm::Ewma, Algorithm::RoundRobin] {
         let field = Field::of(algorithm, ROOM, zones(), Some("a"));
         let mut taken: Vec<u64> = (0..8).map(|_| field.next().unwrap()).collect();

@@ -125,7 +125,10 @@ async fn ten_thousand_hosts_are_compiled_at_once() {
         assert!(second.public(host, "/a/b").is_some());
     }
     let found = began.elapsed() / 10_000;
-    println!("compiled in {compiled:?}, again in {again:?}, {} bytes a route, found in {found:?}", grown / 10_000);
+    println!(
+        "compiled in {compiled:?}, again in {again:?}, {} bytes a route, found in {found:?}",
+        grown / 10_000
+    );
     assert_eq!(second.services().count(), 10_000);
     assert!(compiled < Duration::from_secs(20), "{compiled:?}");
 }

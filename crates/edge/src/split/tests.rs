@@ -33,7 +33,8 @@ fn service(weights: &[(ReleaseNumber, u32)], split: Split) -> Service {
         listen: None,
         traffic: Policy::default(),
     };
-    let weights = weights.iter().map(|(number, weight)| Weight { number: *number, weight: *weight }).collect();
+    let weights =
+        weights.iter().map(|(number, weight)| Weight { number: *number, weight: *weight }).collect();
     let entry = Entry { service: "shop/web".parse().unwrap(), route, weights, split };
     let clock = Clock::start();
     let mut known = BTreeMap::new();

@@ -28,8 +28,9 @@ fn table(changed: u16, round: u32) -> Arc<Table> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_a_thousand_routes_under_load_fails_no_request() {
     let bed = bed();
+    let first = table(0, 0);
     let began = tokio::time::Instant::now();
-    bed.handle.publish(table(0, 0)).await;
+    bed.handle.publish(first).await;
     println!("10,000 routes in force after {:?}", began.elapsed());
     let far = |number: u32| ReleaseKey { service: "app9000/web".parse().unwrap(), number };
     let instances = [
@@ -59,8 +60,9 @@ async fn a_change_of_a_thousand_routes_under_load_fails_no_request() {
     };
     let loads = [load("shop.localhost"), load("shop.localhost"), load("shop9000.example.test")];
     for round in 4..10 {
+        let next = table(1_000, round);
         let began = tokio::time::Instant::now();
-        bed.handle.publish(table(1_000, round)).await;
+        bed.handle.publish(next).await;
         println!("1,000 of them changed after {:?}", began.elapsed());
     }
     done.store(true, std::sync::atomic::Ordering::SeqCst);
