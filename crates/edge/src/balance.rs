@@ -106,7 +106,7 @@ struct Search<'a> {
 /// Takes a place on an instance; `None`: none has room.
 pub(crate) fn pick<'t>(targets: &'t Targets, seeker: &Seeker<'_>) -> Option<&'t Arc<Target>> {
     let timed = seeker.method.slow_start != 0 || seeker.method.algorithm == Algorithm::Ewma;
-    pick_at(targets, seeker, if timed { seeker.clock.now() } else { 0 })
+    pick_at(targets, seeker, if timed { seeker.clock.recent() } else { 0 })
 }
 
 fn pick_at<'t>(targets: &'t Targets, seeker: &Seeker<'_>, now: Micros) -> Option<&'t Arc<Target>> {

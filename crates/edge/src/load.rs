@@ -1,7 +1,10 @@
 //! What a release had to carry lately.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -11,17 +14,12 @@ use crate::clock::Micros;
 const WINDOW: usize = 60;
 
 /// The greatest load of each of the last 60 seconds, and when there was one at all.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Peaks {
-    /// Second in the upper half, load in the lower: a later second is always greater.
-    cells: [AtomicU64; WINDOW],
+    /// Second in the upper half, load in the lower: a later second is always greater. Made with the first
+    /// load: of many thousand releases few have any.
+    cells: OnceLock<Box<[AtomicU64; WINDOW]>>,
     last: AtomicU64,
-}
-
-impl Default for Peaks {
-    fn default() -> Self {
-        Self { cells: [const { AtomicU64::new(0) }; WINDOW], last: AtomicU64::new(0) }
-    }
 }
 
 impl Peaks {
@@ -34,7 +32,8 @@ impl Peaks {
         }
         let second = now / 1_000_000;
         let value = (second << 32) | u64::from(total);
-        if let Some(cell) = usize::try_from(second).ok().and_then(|at| self.cells.get(at % WINDOW))
+        let cells = self.cells.get_or_init(|| Box::new([const { AtomicU64::new(0) }; WINDOW]));
+        if let Some(cell) = usize::try_from(second).ok().and_then(|at| cells.get(at % WINDOW))
             && cell.load(Relaxed) < value
         {
             cell.fetch_max(value, Relaxed);
@@ -44,7 +43,8 @@ impl Peaks {
     /// The greatest load of the last 60 seconds.
     pub(crate) fn peak(&self, now: Micros) -> u32 {
         let oldest = (now / 1_000_000).saturating_sub(59);
-        let loads = self.cells.iter().filter_map(|cell| {
+        let cells = self.cells.get().into_iter().flat_map(|cells| cells.iter());
+        let loads = cells.filter_map(|cell| {
             let value = cell.load(Relaxed);
             (value >> 32 >= oldest).then_some(value & 0xffff_ffff)
         });
