@@ -144,10 +144,10 @@ impl Search<'_> {
     /// How much the instance may carry, if it may be given more.
     fn open(&self, target: &Target) -> Option<u32> {
         let Seeker { room, avoid, clock, .. } = *self.seeker;
-        let limit = match (self.beyond, target.has_answered()) {
-            (false, _) => room.concurrency,
-            (true, true) => room.most,
-            (true, false) => return None,
+        let limit = match self.beyond {
+            false => room.concurrency,
+            true if target.has_answered() => room.most,
+            true => return None,
         };
         (target.in_flight() < limit && Some(target.serial) != avoid && !target.is_suspended(clock))
             .then_some(limit)
