@@ -4,7 +4,8 @@
 //! are judged from there, with one timer a connection instead of several a request.
 
 use std::{
-    io,
+    cell::Cell,
+    io::{self, IoSlice},
     net::IpAddr,
     pin::Pin,
     sync::{
@@ -205,6 +206,14 @@ impl Inbound {
     }
 }
 
+/// What is written in one piece, at most.
+const COPIED_MAX: usize = 16 * 1024;
+
+thread_local! {
+    /// Room to put the pieces together.
+    static COPY: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// The connection as hyper reads and writes it.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -238,17 +247,15 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(answer) = self.phase.refusal(bytes) {
-            self.phase.set_linger();
-            // The connection ends with it; a client that doesn't even take this much gets nothing.
-            drop(self.stream.try_write(&answer.to_wire()));
-            return Poll::Ready(Ok(bytes.len()));
-        }
+impl Stream {
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        send: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         self.phase.flushed.store(false, Relaxed);
         loop {
-            match self.stream.try_write(bytes) {
+            match send(&self.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let ready = self.stream.poll_write_ready(cx);
                     self.phase.written(ready.is_pending());
@@ -260,6 +267,41 @@ impl AsyncWrite for Stream {
                 }
             }
         }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(answer) = self.phase.refusal(bytes) {
+            self.phase.set_linger();
+            // The connection ends with it; a client that doesn't even take this much gets nothing.
+            drop(self.stream.try_write(&answer.to_wire()));
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        self.poll_send(cx, |stream| stream.try_write(bytes))
+    }
+
+    /// What is short goes out as one piece, which costs less than to tell the kernel of two; what is long is
+    /// not copied.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > COPIED_MAX {
+            return self.poll_send(cx, |stream| stream.try_write_vectored(parts));
+        }
+        let mut copy = COPY.take();
+        copy.clear();
+        parts.iter().for_each(|part| copy.extend_from_slice(part));
+        let written = self.poll_write(cx, &copy);
+        COPY.set(copy);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

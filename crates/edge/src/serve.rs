@@ -340,7 +340,7 @@ async fn converse(local: &Rc<Local>, inbound: &Rc<Inbound>) {
         .half_close(false)
         .header_read_timeout(None)
         .max_buf_size(limits.head_bytes)
-        .writev(false)
+        .writev(true)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = pin!(connection);

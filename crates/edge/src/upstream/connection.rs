@@ -1,8 +1,10 @@
 //! One connection to an instance.
 
 use std::{
+    future::Future,
     io,
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -10,14 +12,18 @@ use std::{
 
 use bytes::BytesMut;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
 
 use crate::{clock::Micros, target::Target};
 
 /// Reads begin with this much room and grow while they fill it: small answers stay small, large
 /// ones need few system calls.
 const READ_MIN: usize = 8 * 1024;
-const READ_MAX: usize = 256 * 1024;
+const READ_MAX: usize = 64 * 1024;
 
 /// A connection, used by one request at a time.
 #[derive(Debug)]
@@ -28,6 +34,9 @@ pub(crate) struct Connection {
     pub(crate) reused: bool,
     pub(crate) idle_since: Micros,
     read_size: usize,
+    /// Set to a moment that isn't later than the one that is waited for. It stays set from request to
+    /// request: to be woken in vain now and then costs less than to set it for each.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
@@ -53,6 +62,7 @@ impl Connection {
             reused: false,
             idle_since: 0,
             read_size: READ_MIN,
+            alarm: None,
         })
     }
 
@@ -93,9 +103,24 @@ impl Connection {
         }
     }
 
-    /// The same, to be awaited.
-    pub(crate) async fn fill(&mut self) -> io::Result<bool> {
-        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    /// Resolves at the deadline.
+    pub(crate) fn poll_alarm(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if alarm.deadline() > deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        ready!(alarm.as_mut().poll(cx));
+        if alarm.deadline() < deadline {
+            alarm.as_mut().reset(deadline);
+            return alarm.as_mut().poll(cx);
+        }
+        Poll::Ready(())
+    }
+
+    /// The answer's body has so many bytes: room is made for those that are to come.
+    pub(crate) fn expect(&mut self, bytes: u64) {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(self.buffer.len());
+        self.read_size = bytes.clamp(READ_MIN, READ_MAX);
     }
 
     /// Forgets how large the last answer was.
@@ -122,8 +147,7 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::from_std(socket.into())
 }
 
-/// Writes what a fresh connection takes, which the kernel hasn't told us to be writable yet; how much
-/// that was.
+/// Writes what the kernel takes now, whether or not it has told that it would; how much that was.
 pub(crate) fn write_first(stream: &TcpStream, bytes: &[u8]) -> usize {
     let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
     // Whatever is wrong is found again, and told, by writing the rest.

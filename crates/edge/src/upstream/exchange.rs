@@ -1,12 +1,20 @@
 //! One request and the head of its answer, over one connection to an instance.
 
-use std::{future::Future, pin::Pin, rc::Rc};
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::{
     connection::{Connection, write_all, write_first},
+    framing::Framing,
     head::{self, Head},
     upload::{Broken, Upload},
 };
@@ -54,40 +62,55 @@ pub(crate) enum Failure {
     Client(Broken),
 }
 
+/// What comes next on the way to the head.
+enum Event {
+    Filled(io::Result<bool>),
+    Sent(Result<(), Broken>),
+    Late,
+}
+
 /// Sends a request and waits for the head of its answer.
 pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) -> Result<Begun, Failure> {
     let reused = connection.reused;
     let stream = Rc::clone(&connection.stream);
-    // The instance may take long to read; it may also have answered and gone before it has read all.
-    let first = if reused { 0 } else { write_first(&stream, message.head) };
-    let rest = message.head.get(first..).unwrap_or_default();
-    let written = tokio::time::timeout_at(message.deadline, write_all(&stream, rest)).await;
-    match written {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) => return Err(Failure::Broke { reused, sent: first > 0 }),
-        Err(_) => return Err(Failure::Late),
+    // Mostly the kernel takes it at once. The instance may take long to read, or may have answered and gone
+    // before it has read all.
+    let first = write_first(&stream, message.head);
+    if let Some(rest) = message.head.get(first..).filter(|rest| !rest.is_empty()) {
+        match tokio::time::timeout_at(message.deadline, write_all(&stream, rest)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Failure::Broke { reused, sent: first > 0 }),
+            Err(_) => return Err(Failure::Late),
+        }
     }
-    let mut sending: Option<Sending> = message
-        .body
-        .map(|(upload, length)| Box::pin(Rc::clone(upload).send(Rc::clone(&stream), length)) as Sending);
-    let budget = message.deadline.saturating_duration_since(Instant::now());
     let mut deadline = message.deadline;
+    let mut budget = Duration::ZERO;
+    let mut sending: Option<Sending> = message.body.map(|(upload, length)| {
+        budget = deadline.saturating_duration_since(Instant::now());
+        Box::pin(Rc::clone(upload).send(Rc::clone(&stream), length)) as Sending
+    });
     loop {
         if let Some(head) = next_head(&mut connection, message)? {
+            if let Framing::Length(length) = head.framing {
+                connection.expect(length);
+            }
             return Ok(Begun { head, connection, sending });
         }
         let empty = connection.buffer.is_empty();
-        tokio::select! {
-            biased;
-            filled = connection.fill() => match filled {
-                Ok(true) => {}
-                Ok(false) | Err(_) if empty => return Err(Failure::Broke { reused, sent: true }),
-                Ok(false) | Err(_) => return Err(Failure::NoAnswer),
-            },
-            sent = async { match sending.as_mut() {
-                Some(sending) => sending.await,
-                None => std::future::pending().await,
-            } } => {
+        let event = std::future::poll_fn(|cx| {
+            if let Poll::Ready(filled) = connection.poll_fill(cx) {
+                return Poll::Ready(Event::Filled(filled));
+            }
+            if let Some(Poll::Ready(sent)) = sending.as_mut().map(|sending| sending.as_mut().poll(cx)) {
+                return Poll::Ready(Event::Sent(sent));
+            }
+            connection.poll_alarm(deadline, cx).map(|()| Event::Late)
+        });
+        match event.await {
+            Event::Filled(Ok(true)) => {}
+            Event::Filled(Ok(false) | Err(_)) if empty => return Err(Failure::Broke { reused, sent: true }),
+            Event::Filled(Ok(false) | Err(_)) => return Err(Failure::NoAnswer),
+            Event::Sent(sent) => {
                 sending = None;
                 match sent {
                     // It may have answered before it stopped reading.
@@ -95,7 +118,7 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
                     Err(broken) => return Err(Failure::Client(broken)),
                 }
             }
-            () = tokio::time::sleep_until(deadline) => {
+            Event::Late => {
                 // While the body moves there is no reason to expect an answer.
                 let moved = message.body.map(|(upload, _)| upload.progress() + budget);
                 match moved.filter(|moved| *moved > Instant::now()) {
