@@ -1,13 +1,14 @@
 //! Which headers pass, in either direction.
 
-use std::net::IpAddr;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
+    digits::decimal,
     request::{Head, connection_tokens},
     trace::Trace,
 };
+
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Whether the header is for one connection only (RFC 9110, 7.6.1), and never passes.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -40,7 +41,7 @@ pub(crate) fn is_own(name: &str) -> bool {
 /// What the edge adds to a request.
 pub(crate) struct Added<'a> {
     /// Who is asking.
-    pub(crate) peer: IpAddr,
+    pub(crate) peer: &'a str,
     /// Whether what the peer says of those before it is believed.
     pub(crate) trusted: bool,
     /// The request's id, if the client didn't bring a usable one.
@@ -100,10 +101,10 @@ pub(crate) fn write_request(
     for state in added.trace.states() {
         field(out, "tracestate", state.as_bytes());
     }
-    field(out, "minato-hops", added.hops.to_string().as_bytes());
+    number(out, "minato-hops", u64::from(added.hops));
     match length {
         Length::None => {}
-        Length::Exact(bytes) => field(out, "content-length", bytes.to_string().as_bytes()),
+        Length::Exact(bytes) => number(out, "content-length", bytes),
         Length::Chunked => field(out, "transfer-encoding", b"chunked"),
     }
     if let Some(protocol) = &head.upgrade {
@@ -117,6 +118,13 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn number(out: &mut Vec<u8>, name: &str, value: u64) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    decimal(out, value);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -138,13 +146,13 @@ impl<'a> Forwarded<'a> {
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>, peer: IpAddr, host: &str) {
+    fn write(&self, out: &mut Vec<u8>, peer: &str, host: &str) {
         out.extend_from_slice(b"x-forwarded-for: ");
         for address in &self.addresses {
             out.extend_from_slice(address);
             out.extend_from_slice(b", ");
         }
-        out.extend_from_slice(peer.to_canonical().to_string().as_bytes());
+        out.extend_from_slice(peer.as_bytes());
         out.extend_from_slice(b"\r\n");
         field(out, "x-forwarded-proto", self.protocol.map_or(b"http", HeaderValue::as_bytes));
         field(out, "x-forwarded-host", self.host.map_or(host.as_bytes(), HeaderValue::as_bytes));
@@ -153,7 +161,7 @@ impl<'a> Forwarded<'a> {
 
 /// The id that the client gave its request, if it may be kept.
 pub(crate) fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let id = headers.get("x-request-id")?.to_str().ok()?;
+    let id = headers.get(&X_REQUEST_ID)?.to_str().ok()?;
     let safe = |byte: u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+')
     };

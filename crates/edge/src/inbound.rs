@@ -50,6 +50,8 @@ pub(crate) struct Inbound {
     pub(crate) phase: Arc<Phase>,
     pub(crate) entry: Entry,
     pub(crate) peer: IpAddr,
+    /// The same as text: every request names it.
+    pub(crate) peer_text: String,
     /// Whose instance is calling, on a virtual address.
     pub(crate) caller: Option<ServiceKey>,
     /// Whether its `X-Forwarded-*` is believed.

@@ -12,7 +12,8 @@
 //! No request waits for anything but its instance.
 
 pub mod config;
-pub mod edge;
+pub mod digits;
+mod edge;
 pub mod handle;
 pub mod handover;
 pub mod listen;
@@ -35,6 +36,7 @@ mod relay;
 mod release;
 mod request;
 mod route;
+mod scratch;
 mod serve;
 mod shared;
 mod snapshot;

@@ -25,10 +25,12 @@ use crate::{
     answer::Answer,
     balance::mix,
     clock::{Micros, micros},
+    digits::hex,
     handover::{self, CLAIM, Listening, Name, duplicate},
     inbound::{Entry, Inbound, Overdue, Phase, Stream},
     listen,
     log::{Ink, Pen},
+    scratch::Scratch,
     shared::{Counted, Shared},
     upstream::pool::Pool,
     vigil::{self, Vigil, Word},
@@ -83,8 +85,8 @@ pub(crate) struct Local {
     pub(crate) vigil: Vigil,
     pub(crate) life: watch::Receiver<Life>,
     pub(crate) pen: Pen,
-    /// Room for the head of a request.
-    pub(crate) scratch: RefCell<Vec<u8>>,
+    /// Room for the heads of requests.
+    pub(crate) scratch: Scratch,
     /// What this thread listens at.
     listeners: RefCell<Vec<(Name, Weak<TcpListener>)>>,
     /// Since when the edge retires; 0: it doesn't.
@@ -94,7 +96,13 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(shared: Arc<Shared>, index: usize, life: watch::Receiver<Life>, seed: u64, ink: Option<Ink>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        life: watch::Receiver<Life>,
+        seed: u64,
+        ink: Option<Ink>,
+    ) -> Self {
         Self {
             pool: Pool::new(shared.clock, &shared.limits),
             waits: Waits::new(shared.clock, index),
@@ -102,7 +110,7 @@ impl Local {
             pen: Pen::new(ink, shared.clock, seed),
             shared,
             life,
-            scratch: RefCell::default(),
+            scratch: Scratch::default(),
             listeners: RefCell::default(),
             retired_at: Cell::new(0),
             index,
@@ -123,7 +131,7 @@ impl Local {
 
     /// A new request id.
     pub(crate) fn next_id(&self) -> String {
-        format!("{:016x}{:016x}", self.draw(), self.draw())
+        [self.draw(), self.draw()].into_iter().flat_map(hex).map(char::from).collect()
     }
 
     /// A number that looks random, and that this thread never drew before.
@@ -320,6 +328,7 @@ async fn serve(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Ent
         phase: Arc::new(Phase::new(shared.clock)),
         entry,
         peer,
+        peer_text: peer.to_string(),
         caller,
         trusted: entry == Entry::Public && shared.trusted.iter().any(|prefix| prefix.contains(peer)),
         _counted: counted,

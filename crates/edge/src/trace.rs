@@ -6,7 +6,12 @@
 //! tracing libraries do as their caller does, and with the flag unset would record nothing at all of what
 //! comes through the edge; who wants less says so in front of it, or in the services' own samplers.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::digits::hex;
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Of a `traceparent` of version 00.
 const LENGTH: usize = 55;
@@ -48,7 +53,7 @@ impl<'a> Trace<'a> {
 
     /// The lines of `tracestate` that the instance gets.
     pub(crate) fn states(&self) -> impl Iterator<Item = &'a HeaderValue> {
-        self.states.into_iter().flat_map(|headers| headers.get_all("tracestate"))
+        self.states.into_iter().flat_map(|headers| headers.get_all(&TRACESTATE))
     }
 
     /// The trace's id, in hexadecimal digits.
@@ -60,7 +65,7 @@ impl<'a> Trace<'a> {
 
 /// The one valid `traceparent` of the headers.
 fn brought(headers: &HeaderMap) -> Option<&[u8]> {
-    let mut lines = headers.get_all("traceparent").iter();
+    let mut lines = headers.get_all(&TRACEPARENT).iter();
     let parent = lines.next()?.as_bytes();
     (lines.next().is_none() && is_valid(parent)).then_some(parent)
 }
@@ -86,7 +91,7 @@ fn is_valid(parent: &[u8]) -> bool {
 /// `tracestate` passes whole or not at all: half of it may be wrong.
 fn state_passes(headers: &HeaderMap) -> Option<&HeaderMap> {
     let mut length = 0;
-    for line in headers.get_all("tracestate") {
+    for line in headers.get_all(&TRACESTATE) {
         length += line.to_str().ok()?.len() + 1;
     }
     (length <= STATE_MAX + 1).then_some(headers)
@@ -97,9 +102,8 @@ fn begin(mut draw: impl FnMut() -> u64) -> [u8; LENGTH] {
     // Zero would be no id.
     let numbers = [draw(), draw().max(1), draw().max(1)];
     for (at, number) in [3, 19, 36].into_iter().zip(numbers) {
-        for (digit, out) in parent.iter_mut().skip(at).take(16).enumerate() {
-            let half = u8::try_from(number >> (60 - 4 * digit) & 15).unwrap_or(0);
-            *out = if half < 10 { b'0' + half } else { b'a' + half - 10 };
+        if let Some(part) = parent.get_mut(at..at + 16) {
+            part.copy_from_slice(&hex(number));
         }
     }
     parent

@@ -1,6 +1,6 @@
 //! A request's walk: `request → route → hold → balance → upstream → relay → observe`.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
@@ -98,7 +98,7 @@ async fn pass_on(
         line.set_request_id(&request_id);
         line.trace_id = Some(trace.id());
     }
-    let peer: IpAddr = inbound.peer;
+    let peer = inbound.peer_text.as_str();
     let added = Added { peer, trusted: inbound.trusted, request_id: &request_id, trace: &trace, hops };
     let mut wire = local.scratch.take();
     wire.clear();
@@ -158,8 +158,10 @@ fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: En
     {
         headers.append("server-timing", value);
     }
-    if let (false, Ok(id)) = (headers.contains_key("x-request-id"), HeaderValue::from_str(&request_id)) {
-        headers.insert("x-request-id", id);
+    if let (false, Ok(id)) =
+        (headers.contains_key(&headers::X_REQUEST_ID), HeaderValue::from_str(&request_id))
+    {
+        headers.insert(headers::X_REQUEST_ID.clone(), id);
     }
     end.status = status.as_u16();
     let body = if let (true, Some(client)) = (switching, on_upgrade) {

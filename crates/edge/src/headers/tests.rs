@@ -6,7 +6,7 @@ fn written(build: impl FnOnce(http::request::Builder) -> http::request::Builder,
     let (parts, ()) = request.body(()).unwrap().into_parts();
     let head = request::check(&parts, &Limits::default()).unwrap();
     let trace = Trace::of(&parts.headers, || 1);
-    let peer = "192.0.2.7".parse().unwrap();
+    let peer = "192.0.2.7";
     let added = Added { peer, trusted, request_id: "id", trace: &trace, hops: 1 };
     let mut out = Vec::new();
     write_request(&mut out, &parts, &head, &added, Length::None);

@@ -1,13 +1,6 @@
 //! One request and the head of its answer, over one connection to an instance.
 
-use std::{
-    future::Future,
-    io,
-    pin::Pin,
-    rc::Rc,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::Future, io, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
