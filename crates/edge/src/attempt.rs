@@ -3,7 +3,7 @@
 //! A request is tried again only where that can't do anything twice: nothing of it was sent, or its
 //! method is idempotent and its body, if any, still unread; and never once an answer has begun.
 
-use std::{rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::Method;
 use minato_model::{code::Code, node::Phases, routing::Refusal, traffic::Balance};
@@ -117,12 +117,12 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
             }
             Ok(Outcome::Elsewhere) => {
                 walk.avoid = Some(serial);
-                walk.task.local.shared.totals.retries.fetch_add(1, Relaxed);
+                walk.task.end.retried();
                 lease.target().failed();
                 drop(lease);
             }
             Err(Stop::Refused) => {
-                walk.task.local.shared.totals.retries.fetch_add(1, Relaxed);
+                walk.task.end.retried();
                 lease.refused();
             }
             Err(Stop::Failed(answer)) => {
@@ -286,7 +286,7 @@ impl Walk<'_> {
                         return Ok(Outcome::Elsewhere);
                     }
                     // It was closed while it was unused: a fresh one to the same instance will tell.
-                    local.shared.totals.retries.fetch_add(1, Relaxed);
+                    self.task.end.retried();
                 }
                 Err(Failure::NoAnswer) => {
                     let answer = Answer::new(Code::Upstream, "what the instance answered is not HTTP");

@@ -28,6 +28,8 @@ pub(crate) struct End {
     pub(crate) status: u16,
     /// Which release it counts for.
     release: Option<Arc<Release>>,
+    /// Why it came to something else than an instance's whole answer.
+    flag: Option<&'static str>,
     /// Of the answer's body.
     pub(crate) bytes: u64,
     /// What will be logged, if there is a log.
@@ -47,7 +49,7 @@ impl End {
             line
         });
         let phase = Arc::clone(&inbound.phase);
-        Self { local: Rc::clone(local), phase, began, status: 0, release: None, bytes: 0, line }
+        Self { local: Rc::clone(local), phase, began, status: 0, release: None, flag: None, bytes: 0, line }
     }
 
     /// What will be logged, if there is a log.
@@ -79,6 +81,13 @@ impl End {
         }
     }
 
+    /// It is tried on another connection or instance.
+    pub(crate) fn retried(&self) {
+        if let Some(release) = &self.release {
+            release.stats(self.local.shared.threads()).retried();
+        }
+    }
+
     /// The instance began to answer.
     pub(crate) fn answered(&mut self) {
         if let Some(line) = &mut self.line {
@@ -102,9 +111,7 @@ impl End {
 
     /// Why it ended as it did; the first reason is the one.
     pub(crate) fn flag(&mut self, flag: &'static str) {
-        if let Some(line) = &mut self.line {
-            line.flag.get_or_insert(flag);
-        }
+        self.flag.get_or_insert(flag);
     }
 
     /// The answer breaks off.
@@ -117,7 +124,7 @@ impl End {
     /// The line of a connection that goes on as another protocol's.
     pub(crate) fn take_line(&mut self) -> Option<Line> {
         let mut line = self.line.take()?;
-        line.status = self.status;
+        (line.status, line.flag) = (self.status, self.flag);
         line.set_release(self.release.as_ref().map(|release| &release.key));
         Some(line)
     }
@@ -131,9 +138,13 @@ impl Drop for End {
             let ended = *self.local.life.borrow() == Life::Ended;
             self.flag(if ended { "draining" } else { flag::CLIENT_GONE });
         }
-        let totals = &self.local.shared.totals.unrouted;
-        let stats = self.release.as_ref().map_or(totals, |release| release.stats());
-        stats.count(self.status, now.saturating_sub(self.began));
+        let shared = &self.local.shared;
+        let stats =
+            self.release.as_ref().map_or(&shared.totals.unrouted, |release| release.stats(shared.threads()));
+        stats.count(self.local.index, self.status, now.saturating_sub(self.began));
+        if let Some(flag) = self.flag {
+            shared.totals.flag(self.local.index, flag);
+        }
         self.phase.end(now);
         if let Some(mut line) = self.take_line() {
             line.ended = now;

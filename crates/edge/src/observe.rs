@@ -1,8 +1,10 @@
-//! What is counted of each request, and how Prometheus reads it.
+//! What is counted of each request, and what is read from it.
+//!
+//! Every edge thread counts for itself, in memory of its own, so that threads never wait for one another's
+//! cache lines; whoever reads adds them up.
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -13,64 +15,146 @@ use minato_model::ids::ReleaseKey;
 
 use crate::log::Desk;
 
-/// Statuses with a counter of their own; the others share a map behind a lock.
+mod text;
+
+pub(crate) use text::{Gauges, render};
+
+/// Statuses with a counter of their own; the others share a map.
 const COMMON: [u16; 16] = [200, 201, 202, 204, 206, 301, 302, 303, 304, 400, 401, 403, 404, 500, 502, 503];
 /// Upper bounds of the buckets, in microseconds.
-const BUCKETS: [u64; 12] = [
+pub(crate) const BUCKETS: [u64; 12] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000,
 ];
 
 /// What one release's requests came to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Stats {
+    /// One for each edge thread, written by it alone.
+    stripes: Box<[Stripe]>,
+    /// Requests tried again. Seldom, so all threads share it.
+    retries: AtomicU64,
+}
+
+/// Two lines of a cache at a time are what processors fetch.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+struct Stripe {
     common: [AtomicU64; COMMON.len()],
-    others: Mutex<BTreeMap<u16, u64>>,
     buckets: [AtomicU64; BUCKETS.len() + 1],
     sum: AtomicU64,
+    /// At most as many entries as there are statuses.
+    others: Mutex<BTreeMap<u16, u64>>,
 }
 
 impl Stats {
-    /// A request ended after so many microseconds.
-    pub(crate) fn count(&self, status: u16, micros: u64) {
-        let common = COMMON.iter().position(|code| *code == status).and_then(|at| self.common.get(at));
-        if let Some(counter) = common {
-            counter.fetch_add(1, Relaxed);
-        } else {
-            // At most as many entries as there are statuses.
-            *self.others.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
-        }
-        let bucket = BUCKETS.iter().position(|bound| micros <= *bound).unwrap_or(BUCKETS.len());
-        if let Some(counter) = self.buckets.get(bucket) {
-            counter.fetch_add(1, Relaxed);
-        }
-        self.sum.fetch_add(micros, Relaxed);
+    pub(crate) fn new(threads: usize) -> Self {
+        Self { stripes: (0..threads).map(|_| Stripe::default()).collect(), retries: AtomicU64::new(0) }
     }
 
-    fn codes(&self) -> BTreeMap<u16, u64> {
-        let mut codes = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (code, counter) in COMMON.iter().zip(&self.common) {
-            let count = counter.load(Relaxed);
-            if count > 0 {
-                codes.insert(*code, count);
+    /// A request of an edge thread ended after so many microseconds. No other thread says so in this
+    /// one's name.
+    pub(crate) fn count(&self, thread: usize, status: u16, micros: u64) {
+        let Some(stripe) = self.stripes.get(thread) else { return };
+        let common = COMMON.iter().position(|code| *code == status).and_then(|at| stripe.common.get(at));
+        if let Some(counter) = common {
+            add(counter, 1);
+        } else {
+            *stripe.others.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
+        }
+        let bucket = BUCKETS.iter().position(|bound| micros <= *bound).unwrap_or(BUCKETS.len());
+        if let Some(counter) = stripe.buckets.get(bucket) {
+            add(counter, 1);
+        }
+        add(&stripe.sum, micros);
+    }
+
+    pub(crate) fn retried(&self) {
+        self.retries.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn retries(&self) -> u64 {
+        self.retries.load(Relaxed)
+    }
+
+    /// How many there were of each status.
+    pub(crate) fn codes(&self) -> BTreeMap<u16, u64> {
+        let mut codes = BTreeMap::new();
+        for stripe in &self.stripes {
+            let others = stripe.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let common =
+                COMMON.iter().zip(&stripe.common).map(|(code, counter)| (*code, counter.load(Relaxed)));
+            for (code, count) in common.filter(|(_, count)| *count > 0).chain(others) {
+                *codes.entry(code).or_default() += count;
             }
         }
         codes
     }
+
+    /// How many took as long as each bucket says, and longer than the one before.
+    pub(crate) fn buckets(&self) -> [u64; BUCKETS.len() + 1] {
+        let mut sums = [0; BUCKETS.len() + 1];
+        for stripe in &self.stripes {
+            for (sum, counter) in sums.iter_mut().zip(&stripe.buckets) {
+                *sum += counter.load(Relaxed);
+            }
+        }
+        sums
+    }
+
+    /// Microseconds of all together.
+    fn sum(&self) -> u64 {
+        self.stripes.iter().map(|stripe| stripe.sum.load(Relaxed)).sum()
+    }
+}
+
+/// Adds to what only this thread writes.
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
 /// Figures of the edge as a whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Totals {
     /// Requests that no service was found for, or that weren't fit to be passed on.
     pub(crate) unrouted: Stats,
     /// The access log's.
     pub(crate) log: Arc<Desk>,
-    /// Requests tried again.
-    pub(crate) retries: AtomicU64,
     /// Streams that didn't end by themselves: their instance, or the edge, went away.
     pub(crate) streams_ended: AtomicU64,
     /// Connections accepted.
     pub(crate) accepted: AtomicU64,
+    /// Why requests came to something else than an instance's whole answer; one map for each edge thread,
+    /// with as many entries as there are reasons.
+    flags: Box<[Mutex<BTreeMap<&'static str, u64>>]>,
+}
+
+impl Totals {
+    pub(crate) fn new(threads: usize) -> Self {
+        Self {
+            unrouted: Stats::new(threads),
+            log: Arc::default(),
+            streams_ended: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            flags: (0..threads).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// A request of an edge thread came to something else than an instance's whole answer.
+    pub(crate) fn flag(&self, thread: usize, flag: &'static str) {
+        if let Some(flags) = self.flags.get(thread) {
+            *flags.lock().unwrap_or_else(PoisonError::into_inner).entry(flag).or_default() += 1;
+        }
+    }
+
+    fn flags(&self) -> BTreeMap<&'static str, u64> {
+        let mut sums = BTreeMap::new();
+        for flags in &self.flags {
+            for (flag, count) in &*flags.lock().unwrap_or_else(PoisonError::into_inner) {
+                *sums.entry(*flag).or_default() += count;
+            }
+        }
+        sums
+    }
 }
 
 /// Figures of one release.
@@ -80,80 +164,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) stats: &'a Stats,
     /// Streams that are open.
     pub(crate) streams: u32,
-}
-
-/// The Prometheus text of all of it.
-pub(crate) fn render<'a>(
-    totals: &Totals,
-    connections: usize,
-    held: u64,
-    releases: impl Iterator<Item = Figures<'a>> + Clone,
-) -> String {
-    let mut text = String::new();
-    match write_all(&mut text, totals, connections, held, releases) {
-        // Writing to a string can't fail.
-        Ok(()) | Err(std::fmt::Error) => text,
-    }
-}
-
-fn write_all<'a>(
-    out: &mut String,
-    totals: &Totals,
-    connections: usize,
-    held: u64,
-    releases: impl Iterator<Item = Figures<'a>> + Clone,
-) -> std::fmt::Result {
-    let labelled = || {
-        let known = releases.clone().map(|release| (labels(release.key), release.stats));
-        std::iter::once(("app=\"\",service=\"\",release=\"\"".to_owned(), &totals.unrouted)).chain(known)
-    };
-    heading(out, "minato_requests_total", "counter", "Requests answered.")?;
-    for (labels, stats) in labelled() {
-        for (code, count) in stats.codes() {
-            writeln!(out, "minato_requests_total{{{labels},code=\"{code}\"}} {count}")?;
-        }
-    }
-    let name = "minato_request_duration_seconds";
-    heading(out, name, "histogram", "From a request's head to the end of its answer.")?;
-    for (labels, stats) in labelled() {
-        let mut count = 0;
-        for (bound, counter) in BUCKETS.iter().map(Some).chain([None]).zip(&stats.buckets) {
-            count += counter.load(Relaxed);
-            let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| seconds(*bound));
-            writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}")?;
-        }
-        writeln!(out, "{name}_sum{{{labels}}} {}", seconds(stats.sum.load(Relaxed)))?;
-        writeln!(out, "{name}_count{{{labels}}} {count}")?;
-    }
-    heading(out, "minato_held_requests", "gauge", "Requests that wait for an instance.")?;
-    writeln!(out, "minato_held_requests {held}")?;
-    heading(out, "minato_streams", "gauge", "WebSockets and server-sent events that are open.")?;
-    for release in releases.clone() {
-        writeln!(out, "minato_streams{{{}}} {}", labels(release.key), release.streams)?;
-    }
-    let help = "Streams that were ended because their instance or the edge went away.";
-    heading(out, "minato_streams_ended_total", "counter", help)?;
-    writeln!(out, "minato_streams_ended_total {}", totals.streams_ended.load(Relaxed))?;
-    heading(out, "minato_retries_total", "counter", "Requests tried on another connection or instance.")?;
-    writeln!(out, "minato_retries_total {}", totals.retries.load(Relaxed))?;
-    heading(out, "minato_edge_connections", "gauge", "Connections from clients.")?;
-    writeln!(out, "minato_edge_connections {connections}")?;
-    heading(out, "minato_edge_accepted_total", "counter", "Connections accepted from clients.")?;
-    writeln!(out, "minato_edge_accepted_total {}", totals.accepted.load(Relaxed))
-}
-
-fn labels(key: &ReleaseKey) -> String {
-    format!("app=\"{}\",service=\"{}\",release=\"{}\"", key.service.app, key.service.service, key.number)
-}
-
-fn heading(out: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
-    writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")
-}
-
-/// Microseconds as a decimal of seconds, exactly.
-fn seconds(micros: u64) -> String {
-    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    /// Requests that instances have.
+    pub(crate) in_flight: u32,
 }
 
 #[cfg(test)]
@@ -161,26 +173,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_written_for_prometheus() {
-        let totals = Totals::default();
-        totals.unrouted.count(404, 900);
-        let key = ReleaseKey { service: "shop/web".parse().unwrap(), number: 3 };
-        let stats = Stats::default();
-        stats.count(200, 1_500);
-        stats.count(418, 31_000_000);
-        let text = render(&totals, 7, 2, std::iter::once(Figures { key: &key, stats: &stats, streams: 4 }));
-        for line in [
-            "minato_requests_total{app=\"\",service=\"\",release=\"\",code=\"404\"} 1",
-            "minato_requests_total{app=\"shop\",service=\"web\",release=\"3\",code=\"200\"} 1",
-            "minato_requests_total{app=\"shop\",service=\"web\",release=\"3\",code=\"418\"} 1",
-            "minato_request_duration_seconds_bucket{app=\"shop\",service=\"web\",release=\"3\",le=\"0.0025\"} 1",
-            "minato_request_duration_seconds_bucket{app=\"shop\",service=\"web\",release=\"3\",le=\"+Inf\"} 2",
-            "minato_request_duration_seconds_sum{app=\"shop\",service=\"web\",release=\"3\"} 31.0015",
-            "minato_streams{app=\"shop\",service=\"web\",release=\"3\"} 4",
-            "minato_held_requests 2",
-            "minato_edge_connections 7",
-        ] {
-            assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
-        }
+    fn threads_count_for_themselves_and_are_added_up() {
+        let stats = Stats::new(2);
+        stats.count(0, 200, 500);
+        stats.count(1, 200, 40_000_000);
+        stats.count(1, 418, 1_000);
+        stats.count(2, 200, 1);
+        assert_eq!(stats.codes(), BTreeMap::from([(200, 2), (418, 1)]));
+        let buckets = stats.buckets();
+        assert_eq!((buckets[0], buckets[BUCKETS.len()], buckets.iter().sum::<u64>()), (2, 1, 3));
+        assert_eq!(stats.sum(), 40_001_500);
+        assert_eq!(align_of::<Stripe>(), 128);
     }
 }

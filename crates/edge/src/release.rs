@@ -129,9 +129,9 @@ impl Release {
         self.streams.load(SeqCst)
     }
 
-    /// What it counted; made with its first request.
-    pub(crate) fn stats(&self) -> &Stats {
-        self.stats.get_or_init(Box::default)
+    /// What it counted at an edge of so many threads; made with its first request.
+    pub(crate) fn stats(&self, threads: usize) -> &Stats {
+        self.stats.get_or_init(|| Box::new(Stats::new(threads)))
     }
 
     /// What it counted, if it ever had a request.

@@ -91,7 +91,7 @@ pub(crate) struct Local {
     listeners: RefCell<Vec<(Name, Weak<TcpListener>)>>,
     /// Since when the edge retires; 0: it doesn't.
     retired_at: Cell<Micros>,
-    index: usize,
+    pub(crate) index: usize,
     ids: Cell<u64>,
 }
 

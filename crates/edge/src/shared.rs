@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     config::{Limits, Prefix},
     handover::Inherited,
-    observe::{self, Figures, Totals},
+    observe::{self, Figures, Gauges, Totals},
     release::Release,
     serve::Command,
     snapshot::Snapshot,
@@ -100,7 +100,7 @@ impl Shared {
             plan,
             zone: zone.map(Arc::from),
             snapshot: ArcSwap::default(),
-            totals: Totals::default(),
+            totals: Totals::new(commands.len()),
             wake,
             instances: Mutex::default(),
             listening: Mutex::default(),
@@ -242,11 +242,18 @@ impl Shared {
     pub(crate) fn metrics(&self) -> String {
         let releases: Vec<_> =
             self.releases.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let held = releases.iter().map(|release| u64::from(release.load().waiting)).sum();
-        let figures = releases.iter().filter_map(|release| {
-            Some(Figures { key: &release.key, stats: release.stats_if_any()?, streams: release.streams() })
-        });
-        observe::render(&self.totals, self.connections(), held, figures)
+        let gauges = Gauges {
+            connections: u64::try_from(self.connections()).unwrap_or(u64::MAX),
+            held: releases.iter().map(|release| u64::from(release.load().waiting)).sum(),
+        };
+        let figures: Vec<_> = releases
+            .iter()
+            .filter_map(|release| {
+                let (stats, streams) = (release.stats_if_any()?, release.streams());
+                Some(Figures { key: &release.key, stats, streams, in_flight: release.load().in_flight })
+            })
+            .collect();
+        observe::render(&self.totals, gauges, &figures)
     }
 }
 
