@@ -19,6 +19,7 @@ pub mod handover;
 pub mod listen;
 pub mod log;
 
+mod admit;
 mod answer;
 mod attempt;
 mod balance;
@@ -32,6 +33,7 @@ mod key;
 mod load;
 mod names;
 mod observe;
+mod rate;
 mod relay;
 mod release;
 mod request;

@@ -37,8 +37,8 @@ impl Snapshot {
         let mut routes = Vec::new();
         for entry in &table.services {
             let service = before.unchanged(entry).unwrap_or_else(|| {
-                let turn = before.service(&entry.service).map(|service| service.turn());
-                Arc::new(Service::new(entry.clone(), turn.unwrap_or(0), &mut release))
+                let former = before.service(&entry.service).map(AsRef::as_ref);
+                Arc::new(Service::new(entry.clone(), former, &mut release))
             });
             let hosts = entry.route.hosts.iter();
             let paths = |host| entry.route.paths.iter().map(move |path| (host, path.trim_end_matches('/')));

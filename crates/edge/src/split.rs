@@ -23,6 +23,7 @@ use minato_model::{
 };
 
 use crate::{
+    admit::Gate,
     balance::mix,
     key::{self, Client},
     release::Release,
@@ -33,6 +34,7 @@ use crate::{
 pub(crate) struct Service {
     pub(crate) key: ServiceKey,
     pub(crate) route: Route,
+    pub(crate) gate: Gate,
     weights: Vec<Weight>,
     split: Split,
     /// Those with a weight.
@@ -53,10 +55,10 @@ struct Weighted {
 }
 
 impl Service {
-    /// `turn` is how many turns were taken before.
+    /// `before` is what it was until now: its turns and what was counted go on.
     pub(crate) fn new(
         entry: Entry,
-        turn: u64,
+        before: Option<&Self>,
         release: &mut impl FnMut(&ReleaseKey) -> Arc<Release>,
     ) -> Self {
         let Entry { service: key, route, weights, split } = entry;
@@ -73,7 +75,9 @@ impl Service {
             seed: seed(*number),
         });
         let weighted = weighted.collect();
-        Self { route, weighted, matched, turn: AtomicU64::new(turn), weights, split, key }
+        let turn = AtomicU64::new(before.map_or(0, Self::turn));
+        let gate = Gate::new(route.traffic.rate.as_ref(), before.map(|before| &before.gate));
+        Self { route, gate, weighted, matched, turn, weights, split, key }
     }
 
     /// Whether it is what the entry says.
@@ -88,7 +92,7 @@ impl Service {
     }
 
     /// How many turns were taken.
-    pub(crate) fn turn(&self) -> u64 {
+    fn turn(&self) -> u64 {
         self.turn.load(Relaxed)
     }
 

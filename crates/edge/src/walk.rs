@@ -1,4 +1,4 @@
-//! A request's walk: `request → route → hold → balance → upstream → relay → observe`.
+//! A request's walk: `request → route → admit → hold → balance → upstream → relay → observe`.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -9,6 +9,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use minato_model::{code::Code, node::Phases};
 
 use crate::{
+    admit,
     answer::Answer,
     attempt::{self, Attempt, Task},
     end::End,
@@ -90,6 +91,8 @@ async fn pass_on(
     let service = route::find(&local.shared.snapshot.load(), inbound, &head, parts.uri.path())?;
     end.found(&service.key);
     let hops = route::hops(inbound, &parts.headers)?;
+    let client = Client::of(inbound, &parts.headers, &local.shared.trusted);
+    admit::admit(&service, &client, local.shared.clock)?;
     let (body, length) = upload(local, &service, &parts, body)?;
     let request_id: Rc<str> =
         headers::request_id(&parts.headers).map_or_else(|| local.next_id().into(), Rc::from);
@@ -107,7 +110,7 @@ async fn pass_on(
         local,
         inbound,
         method: &parts.method,
-        client: Client::of(inbound, &parts.headers, &local.shared.trusted),
+        client,
         head: &wire,
         body: body.as_ref().map(|body| (body, length)),
         idempotent: head.idempotent,

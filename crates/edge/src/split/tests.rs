@@ -38,7 +38,7 @@ fn service(weights: &[(ReleaseNumber, u32)], split: Split) -> Service {
     let entry = Entry { service: "shop/web".parse().unwrap(), route, weights, split };
     let clock = Clock::start();
     let mut known = BTreeMap::new();
-    Service::new(entry, 0, &mut |key| {
+    Service::new(entry, None, &mut |key| {
         let make = || Arc::new(Release::new(key.clone(), clock, Arc::new(Asleep)));
         Arc::clone(known.entry(key.number).or_insert_with(make))
     })
