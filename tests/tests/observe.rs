@@ -1,5 +1,5 @@
 //! What one sees of a whole server: its figures as Prometheus wants them, and its access log.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,7 +55,7 @@ fn faults(text: &str) -> Vec<String> {
             continue;
         }
         if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').expect(line);
+            let (name, kind) = rest.split_once(' ').unwrap();
             if kinds.insert(name, kind).is_some() {
                 fault("type twice", line);
             }
@@ -72,7 +72,7 @@ fn faults(text: &str) -> Vec<String> {
             }
             continue;
         }
-        let (sample, value) = line.rsplit_once(' ').expect(line);
+        let (sample, value) = line.rsplit_once(' ').unwrap();
         let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
         let family = family(&kinds, name);
         if family != last && !families.insert(family) {

@@ -63,6 +63,8 @@ fn one_look_shows_what_there_is() {
     assert!(ends.is_sorted() && ends[0] >= 0.0, "{starts}");
 
     let [service] = node["services"].as_array().unwrap().as_slice() else { panic!("{node}") };
+    assert!(number(&service["ended"]) >= 0.0 && number(&service["retries"]) == 0.0, "{service}");
+    assert_eq!(service["tripped"], 0);
     assert_eq!((&service["service"], &service["ready"]), (&Value::from("web"), &Value::from(1)));
     let [instance] = node["instances"].as_array().unwrap().as_slice() else { panic!("{node}") };
     assert_eq!(instance["state"], "ready");
@@ -70,6 +72,24 @@ fn one_look_shows_what_there_is() {
     assert_eq!((&instance["requests"], &instance["streams"]), (&Value::from(1), &Value::from(0)));
     assert!(number(&instance["pids"]) >= 1.0 && number(&instance["memory"]) > 0.0, "{instance}");
     assert!(number(&instance["cpu"]) >= 0.0 && number(&instance["rate"]) >= 0.0, "{instance}");
+
+    // A look a line; requests in between are seen in it.
+    let mut child = server
+        .command(&["top", "--json", "-n", "50", "--every", "200ms"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let seen = BufReader::new(child.stdout.take().unwrap()).lines().find(|line| {
+        assert_eq!(server.ask("hello.localhost", "/").status, 200);
+        let look: Value = serde_json::from_str(line.as_ref().unwrap()).unwrap();
+        let service = &look["nodes"][0]["services"][0];
+        let times = (service["p50_ms"].as_f64(), service["p99_ms"].as_f64());
+        number(&service["ended"]) > 0.0
+            && number(&service["error_share"]) == 0.0
+            && times.0.is_some_and(|p50| p50 > 0.0 && times.1 >= Some(p50))
+    });
+    child.wait().unwrap();
+    assert!(seen.is_some(), "requests between two looks are counted");
 
     let none = server.minato(&["top", "--once", "--json", "nobody"]).ok().json();
     assert_eq!(none["nodes"][0]["instances"], Value::Array(Vec::new()));

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use minato_model::{
     ids::{InstanceId, ServiceKey},
-    routing::Traffic,
+    routing::{Flow, Traffic},
     top::{InstanceTop, Machine, PhaseTop, Pool, Process, ServiceTop, Starts, Top, Used},
 };
 use minato_runtime::usage::{Reader, Usage};
@@ -52,6 +52,7 @@ struct Counters {
     /// Another keeper begins at zero again.
     keeper: Option<(u32, u64)>,
     instances: BTreeMap<InstanceId, (Option<u64>, u64)>,
+    services: BTreeMap<ServiceKey, Flow>,
 }
 
 /// What the pool says of itself.
@@ -74,6 +75,8 @@ struct Known {
     instances: Vec<InstanceTop>,
     /// Every service that has a slice here, with what waits for it.
     waiting: BTreeMap<ServiceKey, u32>,
+    /// What has come of its requests.
+    flows: BTreeMap<ServiceKey, Flow>,
     starts: Starts,
     pool: PoolFigures,
     keeper: Option<u32>,
@@ -148,8 +151,11 @@ fn known(node: &Node) -> Known {
     let releases: Vec<_> = node.table().releases.keys().cloned().collect();
     let mut waiting: BTreeMap<ServiceKey, u32> =
         node.table().slices.keys().map(|key| (key.clone(), 0)).collect();
+    let mut flows: BTreeMap<ServiceKey, Flow> = BTreeMap::new();
     for release in releases {
         *waiting.entry(release.service.clone()).or_default() += node.routing.load(&release).waiting;
+        let flow = flows.entry(release.service.clone()).or_default();
+        *flow = std::mem::take(flow).and(node.routing.flow(&release));
     }
     let pool = node.pool_figures();
     let keeper = node.keeper().and_then(|keeper| keeper.client.pid());
@@ -163,7 +169,7 @@ fn known(node: &Node) -> Known {
         let place = |instance: &InstanceTop| (instance.app.clone(), instance.service.clone());
         place(one).cmp(&place(other)).then(other.age_ms.cmp(&one.age_ms))
     });
-    Known { instances, waiting, starts, pool, keeper }
+    Known { instances, waiting, flows, starts, pool, keeper }
 }
 
 fn instance(node: &Node, table: &Table, record: &Record, traffic: Traffic) -> InstanceTop {
@@ -256,6 +262,7 @@ impl Counters {
             server: read.server.cpu_micros,
             keeper: read.keeper.as_ref().map(|keeper| (keeper.process.pid, keeper.cpu_micros)),
             instances: instances.collect(),
+            services: known.flows.clone(),
         }
     }
 }
@@ -268,12 +275,17 @@ fn shown(
     counters: &Counters,
     before: Option<(&Counters, Duration)>,
 ) -> Top {
-    let Known { mut instances, waiting, starts, pool, .. } = known;
+    let Known { mut instances, waiting, flows, starts, pool, .. } = known;
     for (instance, usage) in instances.iter_mut().zip(&read.usage) {
         let then = before.map(|(before, since)| (before.instances.get(&instance.id).copied(), since));
         fill(&mut instance.used, *usage, then);
     }
-    let services = services(&instances, &waiting);
+    let mut services = services(&instances, &waiting);
+    for service in &mut services {
+        let key = ServiceKey { app: service.app.clone(), service: service.service.clone() };
+        let then = before.map(|(before, since)| (before.services.get(&key), since));
+        flowed(service, flows.get(&key), then);
+    }
     let at_rest = waiting.len().saturating_sub(services.len());
     let keeper = read.keeper.map(|keeper| {
         let then = before.and_then(|(before, since)| Some((before.keeper?, since)));
@@ -320,6 +332,19 @@ fn fill(used: &mut Used, usage: Option<Usage>, then: Option<(Option<(Option<u64>
     used.cpu = cpu;
 }
 
+/// What came of a service's requests since the look before; of one that was unknown then, since ever.
+#[expect(clippy::cast_precision_loss, reason = "requests between two looks")]
+fn flowed(service: &mut ServiceTop, flow: Option<&Flow>, then: Option<(Option<&Flow>, Duration)>) {
+    let Some(flow) = flow else { return };
+    service.tripped = flow.tripped;
+    let Some((before, since)) = then else { return };
+    let lately = before.map_or_else(|| flow.clone(), |before| flow.clone().since(before));
+    service.ended = Some(per_second(lately.requests, 0, since));
+    service.retries = Some(per_second(lately.retries, 0, since));
+    service.error_share = (lately.requests > 0).then(|| lately.errors as f64 / lately.requests as f64);
+    (service.p50_ms, service.p99_ms) = (lately.quantile(0.5), lately.quantile(0.99));
+}
+
 #[expect(clippy::cast_precision_loss, reason = "what a process does between two looks")]
 fn per_second(now: u64, then: u64, since: Duration) -> f64 {
     now.saturating_sub(then) as f64 / since.as_secs_f64().max(0.001)
@@ -333,7 +358,13 @@ fn services(instances: &[InstanceTop], waiting: &BTreeMap<ServiceKey, u32>) -> V
         service: key.service.clone(),
         instances: 0,
         ready: 0,
+        tripped: 0,
         held: 0,
+        ended: None,
+        error_share: None,
+        p50_ms: None,
+        p99_ms: None,
+        retries: None,
         used: Used::default(),
     };
     for instance in instances {

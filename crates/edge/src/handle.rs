@@ -13,7 +13,7 @@ use minato_model::{
     BoxFuture,
     ids::{InstanceId, ReleaseKey, ServiceKey},
     route::{Endpoint, Table},
-    routing::{Load, Refusal, Routing, Traffic},
+    routing::{Flow, Load, Refusal, Routing, Traffic},
 };
 use tokio::sync::oneshot;
 
@@ -211,6 +211,10 @@ impl Routing for Handle {
 
     fn load(&self, release: &ReleaseKey) -> Load {
         self.shared.known_release(release).map(|release| release.load()).unwrap_or_default()
+    }
+
+    fn flow(&self, release: &ReleaseKey) -> Flow {
+        self.shared.known_release(release).map(|release| release.flow()).unwrap_or_default()
     }
 
     fn traffic(&self, instance: &InstanceId) -> Traffic {

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use minato_model::ids::ReleaseKey;
+use minato_model::{ids::ReleaseKey, routing::Flow};
 
 use crate::log::Desk;
 
@@ -22,8 +22,9 @@ pub(crate) use text::{Gauges, render};
 /// Statuses with a counter of their own; the others share a map.
 const COMMON: [u16; 16] = [200, 201, 202, 204, 206, 301, 302, 303, 304, 400, 401, 403, 404, 500, 502, 503];
 /// Upper bounds of the buckets, in microseconds.
-pub(crate) const BUCKETS: [u64; 12] = [
-    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000,
+const BUCKETS: [u64; 15] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
+    30_000_000,
 ];
 
 /// What one release's requests came to.
@@ -99,6 +100,19 @@ impl Stats {
             }
         }
         sums
+    }
+
+    /// The same as the agent reads it.
+    pub(crate) fn flow(&self) -> Flow {
+        let codes = self.codes();
+        let bounds = BUCKETS.into_iter().chain([u64::MAX]);
+        Flow {
+            requests: codes.values().sum(),
+            errors: codes.range(500..600).map(|(_, count)| count).sum(),
+            retries: self.retries(),
+            tripped: 0,
+            durations: bounds.zip(self.buckets()).collect(),
+        }
     }
 
     /// Microseconds of all together.
@@ -181,7 +195,7 @@ mod tests {
         stats.count(2, 200, 1);
         assert_eq!(stats.codes(), BTreeMap::from([(200, 2), (418, 1)]));
         let buckets = stats.buckets();
-        assert_eq!((buckets[0], buckets[BUCKETS.len()], buckets.iter().sum::<u64>()), (2, 1, 3));
+        assert_eq!((buckets[2], buckets[3], buckets[BUCKETS.len()], buckets.iter().sum::<u64>()), (1, 1, 1, 3));
         assert_eq!(stats.sum(), 40_001_500);
         assert_eq!(align_of::<Stripe>(), 128);
     }

@@ -16,7 +16,7 @@ use http::StatusCode;
 use minato_model::{
     ids::ReleaseKey,
     route::Route,
-    routing::{Load, Refusal, Wake},
+    routing::{Flow, Load, Refusal, Wake},
 };
 
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     hold::Queue,
     load::Peaks,
     observe::Stats,
+    shed::Carried,
     target::Target,
 };
 
@@ -113,6 +114,8 @@ impl Release {
         self.concurrency.store(concurrency, SeqCst);
         self.concurrency_max.store(route.concurrency_max.max(concurrency), SeqCst);
         self.method.store(Method::of(&route.traffic).pack(), Relaxed);
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.shedder.set_timeout(route.timeout);
     }
 
     /// Lets requests wait for it, or no more. Those that do already have to be scattered.
@@ -137,6 +140,13 @@ impl Release {
     /// What it counted, if it ever had a request.
     pub(crate) fn stats_if_any(&self) -> Option<&Stats> {
         self.stats.get().map(AsRef::as_ref)
+    }
+
+    /// What has come of its requests.
+    pub(crate) fn flow(&self) -> Flow {
+        let flow = self.stats_if_any().map(Stats::flow).unwrap_or_default();
+        let tripped = self.targets.load().iter().filter(|target| target.is_suspended(self.clock)).count();
+        Flow { tripped: u32::try_from(tripped).unwrap_or(u32::MAX), ..flow }
     }
 
     /// Why none of its instances has taken a request that waited until now.
@@ -188,7 +198,7 @@ impl Release {
     pub(crate) fn admit(self: &Arc<Self>, target: &Arc<Target>) {
         {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.admitted();
+            queue.admitted(self.clock.now());
             self.change(|targets| targets.push(Arc::clone(target)));
         }
         self.dispatch();
@@ -210,6 +220,16 @@ impl Release {
         let mut targets = self.targets.load().to_vec();
         change(&mut targets);
         self.targets.store(Arc::new(Targets::new(targets, self.zone.as_deref())));
+    }
+
+    /// What it carries while so many wait.
+    pub(crate) fn carried(&self, waiting: u32) -> Carried {
+        Carried { waiting, in_flight: self.in_flight.load(SeqCst).saturating_sub(self.streams()) }
+    }
+
+    /// Whether another instance of it is on its way.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.wake.is_starting(&self.key)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

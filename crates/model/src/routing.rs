@@ -51,6 +51,12 @@ pub trait Routing: Send + Sync + 'static {
 
     /// What the instance has carried; zeros for one that isn't known.
     fn traffic(&self, instance: &InstanceId) -> Traffic;
+
+    /// What has come of the release's requests; nothing for one that isn't known.
+    fn flow(&self, release: &ReleaseKey) -> Flow {
+        let _ = release;
+        Flow::default()
+    }
 }
 
 /// What the agent does for the edge.
@@ -68,6 +74,14 @@ pub trait Wake: Send + Sync + 'static {
     /// again while the instance is there changes nothing.
     fn failing(&self, instance: &InstanceId) {
         self.suspect(instance);
+    }
+
+    /// Whether an instance of the release is being started: what waits for it is not turned away. Asked
+    /// seldom, and only of releases that have more to do than they can. Never blocks: the edge holds
+    /// locks. Who can't tell at once says yes.
+    fn is_starting(&self, release: &ReleaseKey) -> bool {
+        let _ = release;
+        false
     }
 }
 
@@ -113,6 +127,78 @@ pub struct Traffic {
     pub answered: Option<Duration>,
 }
 
+/// What has come of a release's requests since the edge knows it. All but `tripped` only rises.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Requests that ended.
+    pub requests: u64,
+    /// Of those, with a 5xx, whoever said so.
+    pub errors: u64,
+    /// Times that a request was tried again.
+    pub retries: u64,
+    /// Instances that get no requests at the moment although they run: their breakers tripped.
+    pub tripped: u32,
+    /// How many requests took how long, by upper bounds in microseconds that rise; the last, `u64::MAX`, is
+    /// for all others.
+    pub durations: Vec<(u64, u64)>,
+}
+
+impl Flow {
+    /// What came of both.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        if self.durations.is_empty() {
+            self.durations.clone_from(&other.durations);
+        } else {
+            for ((_, own), (_, more)) in self.durations.iter_mut().zip(&other.durations) {
+                *own = own.saturating_add(*more);
+            }
+        }
+        Self {
+            requests: self.requests.saturating_add(other.requests),
+            errors: self.errors.saturating_add(other.errors),
+            retries: self.retries.saturating_add(other.retries),
+            tripped: self.tripped.saturating_add(other.tripped),
+            durations: self.durations,
+        }
+    }
+
+    /// What came since `before`.
+    #[must_use]
+    pub fn since(mut self, before: &Self) -> Self {
+        for ((_, own), (_, less)) in self.durations.iter_mut().zip(&before.durations) {
+            *own = own.saturating_sub(*less);
+        }
+        Self {
+            requests: self.requests.saturating_sub(before.requests),
+            errors: self.errors.saturating_sub(before.errors),
+            retries: self.retries.saturating_sub(before.retries),
+            ..self
+        }
+    }
+
+    /// The time in milliseconds that a share of the requests (0 to 1) didn't exceed: where it lies among
+    /// its neighbours is guessed evenly, as Prometheus does. `None`: there were none.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts and times are shown to three digits")]
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        let total: u64 = self.durations.iter().map(|(_, count)| count).sum();
+        let rank = share * total as f64;
+        let (mut below, mut from) = (0_u64, 0_u64);
+        for (to, count) in self.durations.iter().filter(|_| total > 0) {
+            if *count > 0 && (below + count) as f64 >= rank {
+                // Nothing is known of the longest but that they were longer than the last bound.
+                let to = if *to == u64::MAX { from } else { *to };
+                let part = ((rank - below as f64) / *count as f64).clamp(0.0, 1.0);
+                return Some((from as f64 + (to - from) as f64 * part) / 1e3);
+            }
+            below += count;
+            from = *to;
+        }
+        None
+    }
+}
+
 impl Traffic {
     /// What it has carried here and elsewhere.
     #[must_use]
@@ -125,5 +211,32 @@ impl Traffic {
             oldest: self.oldest.max(other.oldest),
             answered: self.answered.into_iter().chain(other.answered).min(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(counts: [u64; 3]) -> Flow {
+        let durations = [1_000, 10_000, u64::MAX].into_iter().zip(counts).collect();
+        Flow { requests: counts.iter().sum(), durations, ..Flow::default() }
+    }
+
+    #[test]
+    fn quantiles_lie_within_their_buckets() {
+        assert_eq!(flow([0, 0, 0]).quantile(0.5), None);
+        assert_eq!(Flow::default().quantile(0.5), None);
+        assert_eq!(flow([4, 0, 0]).quantile(0.5), Some(0.5));
+        assert_eq!(flow([5, 5, 0]).quantile(0.9), Some(8.2));
+        assert_eq!(flow([0, 0, 3]).quantile(0.99), Some(10.0), "the last bound is the most that is known");
+    }
+
+    #[test]
+    fn flows_are_added_and_compared() {
+        let sum = Flow::default().and(flow([1, 2, 3])).and(flow([1, 0, 0]));
+        assert_eq!(sum, flow([2, 2, 3]));
+        assert_eq!(sum.clone().since(&flow([1, 2, 0])), flow([1, 0, 3]));
+        assert_eq!(sum.clone().since(&Flow::default()), sum);
     }
 }

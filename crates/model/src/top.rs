@@ -149,8 +149,26 @@ pub struct ServiceTop {
     pub instances: u32,
     /// Of these, how many requests may go to.
     pub ready: u32,
+    /// Of those that run, how many get no requests because their breakers tripped.
+    #[serde(default)]
+    pub tripped: u32,
     /// Requests that wait for an instance.
     pub held: u32,
+    /// Requests that ended, by second, those that never reached an instance too.
+    #[serde(default)]
+    pub ended: Option<f64>,
+    /// The share of those that ended with a 5xx, from 0 to 1; absent where none ended.
+    #[serde(default)]
+    pub error_share: Option<f64>,
+    /// Half of those that ended took no longer, in milliseconds.
+    #[serde(default)]
+    pub p50_ms: Option<f64>,
+    /// One in a hundred took longer.
+    #[serde(default)]
+    pub p99_ms: Option<f64>,
+    /// Times that a request was tried again, by second.
+    #[serde(default)]
+    pub retries: Option<f64>,
     /// What its instances use and carry.
     #[serde(flatten)]
     pub used: Used,

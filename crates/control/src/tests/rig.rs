@@ -183,7 +183,20 @@ fn top() -> Top {
             ..Starts::default()
         },
         held: 0,
-        services: vec![ServiceTop { app: app_, service: service_, instances: 1, ready: 1, held: 0, used }],
+        services: vec![ServiceTop {
+            app: app_,
+            service: service_,
+            instances: 1,
+            ready: 1,
+            tripped: 0,
+            held: 0,
+            ended: Some(10.0),
+            error_share: Some(0.1),
+            p50_ms: Some(1.5),
+            p99_ms: Some(20.0),
+            retries: Some(0.0),
+            used,
+        }],
         at_rest: 2,
         instances: vec![InstanceTop {
             id,

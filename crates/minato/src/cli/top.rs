@@ -9,20 +9,35 @@ use minato_model::{
     units,
 };
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::words;
 use crate::{client::Client, failure::Failure, show};
+
+/// The time between looks.
+const EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Only services and instances of this APP
     app: Option<AppName>,
-    /// One look; so does --json
-    #[arg(long)]
+    /// One look, as with --json or without a terminal, unless -n or --every says otherwise
+    #[arg(long, conflicts_with = "number")]
     once: bool,
-    /// The time between looks
-    #[arg(long, default_value = "2s", value_parser = every)]
-    every: Duration,
+    /// So many looks
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    number: Option<u64>,
+    /// The time between looks [default: 1s]
+    #[arg(long, value_parser = every)]
+    every: Option<Duration>,
+}
+
+impl Arguments {
+    /// How often to look; `None`: until nobody reads it any more.
+    fn looks(&self, json: bool, terminal: bool) -> Option<u64> {
+        let one = self.once || ((json || !terminal) && self.every.is_none());
+        self.number.or_else(|| one.then_some(1))
+    }
 }
 
 fn every(text: &str) -> Result<Duration, String> {
@@ -40,34 +55,48 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
     let client = Client::find()?;
     let app = arguments.app.as_ref().map_or_else(String::new, |app| format!("?app={app}"));
     let path = format!("/api/v1/top{app}");
-    if json {
-        super::json_line(&client.get(&path).await?);
-        return Ok(());
-    }
-    let mut lines = page(&client.get(&path).await?);
-    if arguments.once {
-        lines.iter().for_each(|line| show::line(line));
-        return Ok(());
-    }
     let terminal = std::io::stdout().is_terminal();
+    let mut left = arguments.looks(json, terminal);
+    let full_screen = terminal && !json && left != Some(1);
+    let mut shown = None;
     loop {
-        if terminal {
-            show::data(&screen(&lines, size()));
-        } else {
-            lines.iter().for_each(|line| show::line(line));
-            show::line("");
+        match client.get(&path).await {
+            Ok(answer) => shown = Some(show(&answer, json, full_screen)?),
+            // It may be starting again: who watches wants to see it come back.
+            Err(Failure::Unreachable(why)) if shown.is_some() => {
+                if full_screen {
+                    show::data(&screen(&[why], size()));
+                } else {
+                    show::progress(&why);
+                }
+            }
+            Err(failure) => return Err(failure),
         }
-        if show::closed() {
+        left = left.map(|left| left.saturating_sub(1));
+        if left == Some(0) || show::closed() {
             return Ok(());
         }
-        tokio::time::sleep(arguments.every).await;
-        lines = match client.get(&path).await {
-            Ok(answer) => page(&answer),
-            // It may be starting again: who watches wants to see it come back.
-            Err(Failure::Unreachable(why)) => vec![why],
-            Err(failure) => return Err(failure),
-        };
+        if !json && !full_screen {
+            show::line("");
+        }
+        tokio::time::sleep(arguments.every.unwrap_or(EVERY)).await;
     }
+}
+
+/// Shows one look.
+fn show(answer: &Value, json: bool, full_screen: bool) -> Result<(), Failure> {
+    if json {
+        super::json_line(answer);
+        return Ok(());
+    }
+    let answer = Answer::deserialize(answer).map_err(anyhow::Error::from)?;
+    let lines = page(&answer);
+    if full_screen {
+        show::data(&screen(&lines, size()));
+    } else {
+        lines.iter().for_each(|line| show::line(line));
+    }
+    Ok(())
 }
 
 /// The terminal's columns and rows.
@@ -175,18 +204,21 @@ fn starts(top: &Top) -> Vec<String> {
     lines
 }
 
-const SERVICE: [&str; 11] = [
+const SERVICE: [&str; 14] = [
     "SERVICE",
     "RUNNING",
     "READY",
+    "TRIPPED",
     "HELD",
-    "CPU",
-    "MEMORY",
-    "PIDS",
     "REQ/S",
+    "5XX",
+    "P50",
+    "P99",
+    "RETRY/S",
     "IN FLIGHT",
     "STREAMS",
-    "ERRORS",
+    "CPU",
+    "MEMORY",
 ];
 const INSTANCE: [&str; 11] = [
     "INSTANCE",
@@ -207,17 +239,23 @@ fn services(services: &[ServiceTop]) -> Vec<Vec<String>> {
     services.sort_by(|one, other| busiest(&one.used, &other.used));
     let row = |service: &ServiceTop| {
         let used = &service.used;
-        let mut row = vec![
+        let rate = |rate: Option<f64>| rate.map_or_else(none, |rate| format!("{rate:.1}"));
+        vec![
             format!("{}/{}", service.app, service.service),
             service.instances.to_string(),
             service.ready.to_string(),
+            service.tripped.to_string(),
             service.held.to_string(),
+            rate(service.ended.or(used.rate)),
+            share(service.error_share),
+            time(service.p50_ms),
+            time(service.p99_ms),
+            rate(service.retries),
+            used.in_flight.to_string(),
+            used.streams.to_string(),
             share(used.cpu),
             used.memory.map_or_else(none, bytes),
-            used.pids.map_or_else(none, |pids| pids.to_string()),
-        ];
-        row.extend(carried(used));
-        row
+        ]
     };
     services.into_iter().map(row).collect()
 }
@@ -267,6 +305,15 @@ fn share(cores: Option<f64>) -> String {
     cores.map_or_else(none, |cores| format!("{:.1}%", cores * 100.0))
 }
 
+/// A time of milliseconds to three digits.
+fn time(millis: Option<f64>) -> String {
+    millis.map_or_else(none, |millis| match millis {
+        10_000.0.. => format!("{:.1}s", millis / 1e3),
+        100.0.. => format!("{millis:.0}ms"),
+        _ => format!("{millis:.2}ms"),
+    })
+}
+
 /// A size to three digits.
 #[expect(clippy::cast_precision_loss, reason = "shown to three digits")]
 fn bytes(bytes: u64) -> String {
@@ -297,6 +344,8 @@ mod tests {
         let said = [0, 1_023, 2_048, 3 << 20, 5_368_709_120].map(bytes);
         assert_eq!(said, ["0B", "1023B", "2.0KiB", "3.0MiB", "5.0GiB"]);
         assert_eq!([900, 61_000, 7_260_000, 90_000_000].map(age), ["0s", "1m01s", "2h01m", "1d01h"]);
+        let times = [None, Some(0.5), Some(250.4), Some(12_345.0)].map(time);
+        assert_eq!(times, ["-", "0.50ms", "250ms", "12.3s"]);
         assert_eq!((share(None), share(Some(1.25))), ("-".to_owned(), "125.0%".to_owned()));
     }
 
@@ -306,6 +355,18 @@ mod tests {
         for wrong in ["0s", "100ms", "2h", "2", "often"] {
             assert!(every(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn who_watches_goes_on_looking_and_who_reads_gets_as_many_looks_as_asked_for() {
+        let arguments = |number, every, once| Arguments { app: None, once, number, every };
+        let (second, none) = (Some(EVERY), None);
+        assert_eq!(arguments(none, None, false).looks(false, true), None);
+        assert_eq!(arguments(none, None, false).looks(false, false), Some(1));
+        assert_eq!(arguments(none, second, false).looks(false, false), None);
+        assert_eq!(arguments(none, None, false).looks(true, true), Some(1));
+        assert_eq!(arguments(none, None, true).looks(false, true), Some(1));
+        assert_eq!(arguments(Some(3), None, false).looks(true, true), Some(3));
     }
 
     #[test]

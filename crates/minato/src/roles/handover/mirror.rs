@@ -7,7 +7,7 @@ use minato_model::{
     BoxFuture,
     ids::{InstanceId, ReleaseKey, ServiceKey},
     route::{Endpoint, Table},
-    routing::{Load, Refusal, Routing, Traffic},
+    routing::{Flow, Load, Refusal, Routing, Traffic},
 };
 
 use super::{link::Link, protocol::Call};
@@ -96,6 +96,11 @@ impl Routing for Mirror {
             peak: own.peak.saturating_add(before.peak),
             idle: least(own.idle, before.idle),
         }
+    }
+
+    /// Of this edge alone: what the one before still ends is little.
+    fn flow(&self, release: &ReleaseKey) -> Flow {
+        self.own.flow(release)
     }
 
     fn traffic(&self, instance: &InstanceId) -> Traffic {
