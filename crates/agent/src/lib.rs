@@ -71,7 +71,7 @@ use crate::{
     prepare::Trees,
     rotation::Rotation,
     slots::Slots,
-    table::Table,
+    table::{Phase, Table},
 };
 
 /// The time of day, as its owner gives it.
@@ -235,5 +235,12 @@ impl Wake for Agent {
 
     fn suspect(&self, instance: &InstanceId) {
         self.node.signals.suspect(instance);
+    }
+
+    fn is_starting(&self, release: &ReleaseKey) -> bool {
+        // Whoever has the table may be calling the edge.
+        let Ok(table) = self.node.table.try_lock() else { return true };
+        let starts = |phase: &Phase| matches!(phase, Phase::Starting);
+        table.instances.values().any(|record| record.release == *release && starts(&record.phase))
     }
 }

@@ -4,6 +4,7 @@
 //! one that finds a free place at once is never too much.
 
 use std::{
+    fmt::Write as _,
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
@@ -23,7 +24,7 @@ use crate::{
     clock::{Clock, Micros},
     key::Client,
     rate::{Limiter, Nanos},
-    snapshot::Service,
+    snapshot::{Service, Snapshot},
 };
 
 /// What a service lets in. It outlives tables that leave the service's limit as it is.
@@ -102,6 +103,26 @@ fn refused(key: &ServiceKey, rate: &Rate, wait: Duration) -> Answer {
 pub(crate) fn shed(service: &Service, detail: &str, after: Duration) -> Answer {
     service.gate.turned_away.shed.fetch_add(1, Relaxed);
     Answer::new(Code::QueueFull, detail).of(&service.key).retry_after(after)
+}
+
+/// How many were not let in, as Prometheus reads it: of services that limit, and of those that ever had a
+/// request.
+pub(crate) fn write_figures(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
+    let limits: Vec<_> = snapshot.services().filter(|service| service.gate.limiter.is_some()).collect();
+    let used = |service: &Service| service.releases().any(|release| release.stats_if_any().is_some());
+    let used: Vec<_> = snapshot.services().filter(|service| used(service)).collect();
+    let mut each = |name: &str, help: &str, services: &[&Arc<Service>], value: &dyn Fn(&TurnedAway) -> u64| {
+        writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter")?;
+        services.iter().try_for_each(|service| {
+            let ServiceKey { app, service: own } = &service.key;
+            let value = value(&service.gate.turned_away);
+            writeln!(out, "{name}{{app=\"{app}\",service=\"{own}\"}} {value}")
+        })
+    };
+    let help = "Requests refused because their client sent more than the service's rate allows.";
+    each("minato_rate_limited_total", help, &limits, &|counts| counts.limited.load(Relaxed))?;
+    let help = "Requests turned away because too many waited for an instance, or for too long.";
+    each("minato_shed_total", help, &used, &|counts| counts.shed.load(Relaxed))
 }
 
 #[cfg(test)]

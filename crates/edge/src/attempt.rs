@@ -10,6 +10,7 @@ use minato_model::{code::Code, node::Phases, routing::Refusal, traffic::Balance}
 use tokio::time::Instant;
 
 use crate::{
+    admit,
     answer::Answer,
     clock::Micros,
     end::End,
@@ -20,6 +21,7 @@ use crate::{
     release::{Lease, Release, Shortage},
     route,
     serve::{Life, Local},
+    shed,
     snapshot::Service,
     upstream::{
         connection::Connection,
@@ -189,7 +191,7 @@ impl Walk<'_> {
                 match release.enter(self.service.route.traffic.breaker.pending, self.number, self.key()) {
                     Entrance::Place(lease) => return Ok(lease),
                     Entrance::Refused(refusal) => return Err(self.refused(&refusal)),
-                    Entrance::Full => return Err(self.own(queue_full())),
+                    Entrance::Full => return Err(self.shed("too many requests wait for an instance already")),
                     Entrance::Again => {
                         self.look_again()?;
                         continue;
@@ -237,7 +239,8 @@ impl Walk<'_> {
                 Ok(None)
             }
             Grant::Refused(refusal) if stays => Err(self.refused(&refusal)),
-            Grant::Refused(_) | Grant::Again => Ok(None),
+            Grant::Shed if stays => Err(self.shed("more requests come than the instances can answer")),
+            Grant::Refused(_) | Grant::Shed | Grant::Again => Ok(None),
         }
     }
 
@@ -344,6 +347,11 @@ impl Walk<'_> {
         }
     }
 
+    /// One of too many.
+    fn shed(&self, detail: &str) -> Refused {
+        self.own(admit::shed(&self.service, detail, shed::come_again(self.waiting_since.unwrap_or(0))))
+    }
+
     fn own(&self, answer: Answer) -> Refused {
         Refused { answer, release: self.release.clone() }
     }
@@ -374,11 +382,6 @@ impl Walk<'_> {
         let admitted = lease.target().admitted_at;
         Some((Duration::from_micros(admitted - since), lease.target().endpoint.cold?))
     }
-}
-
-fn queue_full() -> Answer {
-    let answer = Answer::new(Code::QueueFull, "too many requests wait for an instance already");
-    answer.retry_after(Duration::from_secs(1))
 }
 
 /// Nobody will read this.

@@ -13,7 +13,11 @@ use std::{
 use minato_model::routing::Refusal;
 use tokio::sync::oneshot;
 
-use crate::release::{Lease, Release};
+use crate::{
+    clock::Micros,
+    release::{Lease, Release},
+    shed::Shedder,
+};
 
 /// What waits for a release.
 #[derive(Default)]
@@ -24,13 +28,15 @@ pub(crate) struct Queue {
     refusal: Option<Refusal>,
     /// The last refusal since an instance was admitted, even if it was taken back.
     failure: Option<Refusal>,
+    pub(crate) shedder: Shedder,
 }
 
 impl Queue {
     /// There is an instance.
-    pub(crate) fn admitted(&mut self) {
+    pub(crate) fn admitted(&mut self, now: Micros) {
         self.refusal = None;
         self.failure = None;
+        self.shedder.admitted(now);
     }
 
     /// What the last start came to, if it failed.
@@ -42,6 +48,7 @@ impl Queue {
 /// Who waits.
 struct Waiting {
     grant: oneshot::Sender<Grant>,
+    since: Micros,
     /// What tells its client apart, where that decides.
     key: Option<u64>,
 }
@@ -52,6 +59,8 @@ pub(crate) enum Grant {
     Place(Lease),
     /// There will be none.
     Refused(Refusal),
+    /// It waited for too long where too many do.
+    Shed,
     /// Routes have changed: choose a release again.
     Again,
 }
@@ -100,7 +109,11 @@ impl Release {
             let (grant, granted) = oneshot::channel();
             let number = number.unwrap_or(queue.next);
             queue.next = queue.next.max(number + 1);
-            queue.waiters.insert(number, Waiting { grant, key });
+            let since = self.clock.now();
+            if queue.waiters.is_empty() {
+                queue.shedder.begin(since);
+            }
+            queue.waiters.insert(number, Waiting { grant, since, key });
             Entrance::Waiting(Waiter { release: Arc::clone(self), number, granted })
         };
         if !matches!(entrance, Entrance::Waiting(_)) {
@@ -113,22 +126,33 @@ impl Release {
         entrance
     }
 
-    /// Hands free places to who waits longest.
+    /// Hands free places to who waits longest; under overload, to who waits longest of those that haven't
+    /// waited for too long.
     pub(crate) fn dispatch(self: &Arc<Self>) {
         if self.waiting.load(SeqCst) == 0 {
             return;
         }
-        let mut gone = 0;
+        let (mut gone, now) = (0, self.clock.now());
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let mut place = None;
         while let Some(key) = queue.waiters.first_key_value().map(|(_, waiter)| waiter.key)
             && let Some(lease) = place.take().or_else(|| self.pick(None, key))
             && let Some((_, waiter)) = queue.waiters.pop_first()
         {
-            self.waiting.fetch_sub(1, SeqCst);
+            let waiting = self.waiting.fetch_sub(1, SeqCst) - 1;
+            // Who is the last gets the place however long it waited: nobody else could have it.
+            if !queue.waiters.is_empty() && queue.shedder.turns_away(waiter.since, now) {
+                gone += 1;
+                place = Some(lease);
+                // Whoever has hung up needs no answer.
+                drop(waiter.grant.send(Grant::Shed));
+                continue;
+            }
             if let Err(Grant::Place(back)) = waiter.grant.send(Grant::Place(lease)) {
                 gone += 1;
                 place = Some(back);
+            } else {
+                queue.shedder.serves(waiter.since, now, self.carried(waiting), || self.is_starting());
             }
         }
         drop(queue);

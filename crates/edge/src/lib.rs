@@ -41,6 +41,7 @@ mod route;
 mod scratch;
 mod serve;
 mod shared;
+mod shed;
 mod snapshot;
 mod split;
 mod target;

@@ -18,6 +18,7 @@ use minato_model::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
+    admit,
     clock::Clock,
     config::{Limits, Prefix},
     handover::Inherited,
@@ -253,7 +254,11 @@ impl Shared {
                 Some(Figures { key: &release.key, stats, streams, in_flight: release.load().in_flight })
             })
             .collect();
-        observe::render(&self.totals, gauges, &figures)
+        let mut text = observe::render(&self.totals, gauges, &figures);
+        match admit::write_figures(&mut text, &self.snapshot.load()) {
+            // Writing to a string can't fail.
+            Ok(()) | Err(std::fmt::Error) => text,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod heads;
 mod life;
 mod log;
 mod names;
+mod rate;
 mod routes;
 mod scale;
 mod streams;

@@ -77,6 +77,11 @@ impl Wake for Late {
             },
         );
     }
+
+    fn is_starting(&self, release: &ReleaseKey) -> bool {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).wake.clone();
+        known.is_none_or(|wake| wake.is_starting(release))
+    }
 }
 
 #[cfg(test)]

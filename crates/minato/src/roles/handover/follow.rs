@@ -73,6 +73,11 @@ impl Wake for Asked {
             waiting.suspects.insert(instance.clone());
         });
     }
+
+    /// The other server would know.
+    fn is_starting(&self, _: &ReleaseKey) -> bool {
+        true
+    }
 }
 
 /// The connection to the new server, and what it has told so far.
