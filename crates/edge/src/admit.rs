@@ -111,14 +111,15 @@ pub(crate) fn write_figures(out: &mut String, snapshot: &Snapshot) -> std::fmt::
     let limits: Vec<_> = snapshot.services().filter(|service| service.gate.limiter.is_some()).collect();
     let used = |service: &Service| service.releases().any(|release| release.stats_if_any().is_some());
     let used: Vec<_> = snapshot.services().filter(|service| used(service)).collect();
-    let mut each = |name: &str, help: &str, services: &[&Arc<Service>], value: &dyn Fn(&TurnedAway) -> u64| {
-        writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter")?;
-        services.iter().try_for_each(|service| {
-            let ServiceKey { app, service: own } = &service.key;
-            let value = value(&service.gate.turned_away);
-            writeln!(out, "{name}{{app=\"{app}\",service=\"{own}\"}} {value}")
-        })
-    };
+    let mut each =
+        |name: &str, help: &str, services: &[&Arc<Service>], value: &dyn Fn(&TurnedAway) -> u64| {
+            writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter")?;
+            services.iter().try_for_each(|service| {
+                let ServiceKey { app, service: own } = &service.key;
+                let value = value(&service.gate.turned_away);
+                writeln!(out, "{name}{{app=\"{app}\",service=\"{own}\"}} {value}")
+            })
+        };
     let help = "Requests refused because their client sent more than the service's rate allows.";
     each("minato_rate_limited_total", help, &limits, &|counts| counts.limited.load(Relaxed))?;
     let help = "Requests turned away because too many waited for an instance, or for too long.";
