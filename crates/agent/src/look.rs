@@ -53,11 +53,16 @@ fn look_now(pid: u32, address: Ipv4Addr, port: u16) -> Seen {
 
 /// A look into the network of a process. Blocks for a moment.
 pub(crate) fn open(pid: u32, address: Ipv4Addr) -> Result<Probe, Unopened> {
-    let namespace = File::open(format!("/proc/{pid}/ns/net")).map_err(|error| {
+    let namespace = namespace(pid).map_err(|error| {
         let why = || format!("its network namespace can't be opened: {error}");
         if says_gone(&error) { Unopened::Gone } else { Unopened::Unknown(why()) }
     })?;
     Probe::open(&namespace, address).map_err(|error| Unopened::Unknown(whole(&error)))
+}
+
+/// The network namespace of a process.
+pub(crate) fn namespace(pid: u32) -> io::Result<File> {
+    File::open(format!("/proc/{pid}/ns/net"))
 }
 
 /// A look into a network namespace; `None`: not now.

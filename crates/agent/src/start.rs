@@ -247,8 +247,12 @@ async fn until_ready(
 
 /// Lets requests go to an instance, and says so.
 fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, cold: bool) {
-    let known = |record: &Record| (record.address, record.port, record.pooled);
-    let Some((address, port, pooled)) = node.table().instances.get(id).map(known) else { return };
+    let known = |record: &Record| (record.address, record.port, record.pooled, record.pid);
+    let Some((address, port, pooled, pid)) = node.table().instances.get(id).map(known) else { return };
+    // Without it the edge goes by the address.
+    if let Some(Ok(namespace)) = pid.map(look::namespace) {
+        node.routing.reach(id, namespace.into());
+    }
     node.routing.admit(Endpoint {
         instance: id.clone(),
         release: key.clone(),

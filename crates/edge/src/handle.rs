@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
     sync::{Arc, PoisonError},
 };
 
@@ -131,8 +132,9 @@ impl Routing for Handle {
             if known.target.as_ref().is_some_and(|target| !target.is_withdrawn()) {
                 return;
             }
-            let target =
-                Arc::new(Target::new(shared.next_serial(), endpoint, shared.clock.now(), shared.threads()));
+            let door = known.namespace.clone();
+            let target = Target::new(shared.next_serial(), endpoint, shared.clock.now(), shared.threads());
+            let target = Arc::new(target.behind(door));
             known.former.extend(known.target.replace(Arc::clone(&target)));
             known.former.retain(|former| former.in_flight() > 0);
             target
@@ -144,6 +146,11 @@ impl Routing for Handle {
         let mut instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
         instances.entry(instance.clone()).or_default().address = Some(address);
         self.shared.introduce(instance, service, address);
+    }
+
+    fn reach(&self, instance: &InstanceId, namespace: OwnedFd) {
+        let mut instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        instances.entry(instance.clone()).or_default().namespace = Some(Arc::new(namespace));
     }
 
     fn withdraw(&self, instance: &InstanceId) -> BoxFuture<'_, ()> {

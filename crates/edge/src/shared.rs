@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -59,6 +60,8 @@ pub(crate) struct Known {
     /// What it was before it was admitted anew, as far as that still carries something.
     pub(crate) former: Vec<Arc<Target>>,
     pub(crate) address: Option<Ipv4Addr>,
+    /// Its network namespace.
+    pub(crate) namespace: Option<Arc<OwnedFd>>,
 }
 
 impl Known {

@@ -1,9 +1,13 @@
 //! An instance as the edge sees it: what it carries now, and whether it may be given more.
 
 use std::{
-    sync::atomic::{
-        AtomicBool, AtomicU32, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -49,6 +53,8 @@ pub(crate) struct Target {
     quieter: Notify,
     streams_end: AtomicBool,
     ending: Notify,
+    /// Its network namespace, until it is withdrawn: an open descriptor of it keeps it.
+    door: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 /// What an instance carries, in one word of memory: streams in the upper half, all requests in the
@@ -89,7 +95,19 @@ impl Target {
             quieter: Notify::new(),
             streams_end: AtomicBool::new(false),
             ending: Notify::new(),
+            door: Mutex::default(),
         }
+    }
+
+    /// The same, reached from within its network namespace.
+    pub(crate) fn behind(mut self, namespace: Option<Arc<OwnedFd>>) -> Self {
+        self.door = Mutex::new(namespace);
+        self
+    }
+
+    /// Its network namespace, if that is known and it may have new connections.
+    pub(crate) fn door(&self) -> Option<Arc<OwnedFd>> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn carried(&self) -> Carried {
@@ -156,6 +174,7 @@ impl Target {
 
     pub(crate) fn withdraw(&self) {
         self.withdrawn.store(true, SeqCst);
+        self.door.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.quieter.notify_waiters();
     }
 

@@ -1,6 +1,7 @@
 //! The edge's own HTTP/1.1 client: connections to instances, kept per edge thread and instance.
 
 pub(crate) mod connection;
+pub(crate) mod door;
 pub(crate) mod exchange;
 pub(crate) mod framing;
 pub(crate) mod head;

@@ -1,7 +1,7 @@
 //! Where the edge and the node's agent meet. Neither knows the other: the binary hands each its
 //! counterpart through these traits.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,11 @@ pub trait Routing: Send + Sync + 'static {
     /// Tells whose address this is from before its first packet until it is `forget`ten: an
     /// instance's address proves who calls.
     fn introduce(&self, instance: &InstanceId, service: &ServiceKey, address: Ipv4Addr);
+
+    /// Tells of an instance's network namespace before it is `admit`ted: connections to it may be made from
+    /// within it, past the node's own network. Kept until it is `forget`ten. Without it the instance is reached
+    /// by its address.
+    fn reach(&self, instance: &InstanceId, namespace: OwnedFd);
 
     /// Takes an instance out of routing; resolves when every edge thread has confirmed that it
     /// picks it no more. Connections to it are closed as they fall idle.

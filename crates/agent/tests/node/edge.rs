@@ -49,6 +49,8 @@ impl Routing for Edge {
         seen.admitted.insert(endpoint.instance.clone(), endpoint);
     }
 
+    fn reach(&self, _: &InstanceId, _: std::os::fd::OwnedFd) {}
+
     fn introduce(&self, instance: &InstanceId, _service: &ServiceKey, address: Ipv4Addr) {
         let mut seen = self.seen();
         seen.told.push(format!("introduce {instance}"));

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -18,6 +19,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use super::door;
 use crate::{clock::Micros, target::Target};
 
 /// Reads begin with this much room and grow while they fill it: small answers stay small, large
@@ -44,7 +46,7 @@ impl Connection {
     /// refuses nothing.
     pub(crate) async fn open(target: &Target, within: Duration) -> io::Result<Self> {
         let address = SocketAddr::from((target.endpoint.address, target.endpoint.port));
-        let stream = connect(address)?;
+        let stream = TcpStream::from_std(connect(address, target.door().as_deref())?.into())?;
         // An instance is on this node: mostly the kernel was through with it within the call.
         if stream.peer_addr().is_err() {
             tokio::select! {
@@ -133,18 +135,28 @@ impl Connection {
     }
 }
 
-/// Begins to connect.
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+/// Begins to connect, from within the instance's network namespace where that is known: there the way is the
+/// loopback's, without the pair of links between instance and node and without the node's packet rules. It is
+/// shorter by a tenth of what a request costs, and nothing that the node's rules protect is passed by: the edge
+/// may reach every instance. The instance sees its own address as the peer's, as it is no other's business.
+fn connect(address: SocketAddr, door: Option<&OwnedFd>) -> io::Result<Socket> {
+    let socket = match door {
+        Some(door) => door::within(door, || socket(address))?,
+        None => socket(address)?,
+    };
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+            Err(error)
+        }
+        Ok(()) | Err(_) => Ok(socket),
+    }
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
-            return Err(error);
-        }
-        Ok(()) | Err(_) => {}
-    }
-    TcpStream::from_std(socket.into())
+    Ok(socket)
 }
 
 /// Writes what the kernel takes now, whether or not it has told that it would; how much that was.

@@ -1,7 +1,7 @@
 //! The routing of a server that took over: its own edge, and the edge of the server before it for as
 //! long as that has connections. Both are told the same; what they carry is added up.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, os::fd::OwnedFd, sync::Arc};
 
 use minato_model::{
     BoxFuture,
@@ -55,6 +55,10 @@ impl Routing for Mirror {
     fn admit(&self, endpoint: Endpoint) {
         self.own.admit(endpoint.clone());
         self.tell(|| Call::Admit { endpoint: Box::new(endpoint) });
+    }
+
+    fn reach(&self, instance: &InstanceId, namespace: OwnedFd) {
+        self.own.reach(instance, namespace);
     }
 
     fn introduce(&self, instance: &InstanceId, service: &ServiceKey, address: Ipv4Addr) {
