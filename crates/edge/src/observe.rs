@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -23,8 +23,8 @@ pub(crate) use text::{Gauges, render};
 const COMMON: [u16; 16] = [200, 201, 202, 204, 206, 301, 302, 303, 304, 400, 401, 403, 404, 500, 502, 503];
 /// Upper bounds of the buckets, in microseconds.
 const BUCKETS: [u64; 15] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
-    30_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    5_000_000, 30_000_000,
 ];
 
 /// What one release's requests came to.
@@ -137,6 +137,8 @@ pub(crate) struct Totals {
     pub(crate) streams_ended: AtomicU64,
     /// Connections accepted.
     pub(crate) accepted: AtomicU64,
+    /// Connections to instances, of each edge thread.
+    upstream: Box<[AtomicUsize]>,
     /// Why requests came to something else than an instance's whole answer; one map for each edge thread,
     /// with as many entries as there are reasons.
     flags: Box<[Mutex<BTreeMap<&'static str, u64>>]>,
@@ -149,8 +151,21 @@ impl Totals {
             log: Arc::default(),
             streams_ended: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
+            upstream: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
             flags: (0..threads).map(|_| Mutex::default()).collect(),
         }
+    }
+
+    /// How many connections to instances an edge thread has.
+    pub(crate) fn set_upstream(&self, thread: usize, connections: usize) {
+        if let Some(upstream) = self.upstream.get(thread) {
+            upstream.store(connections, Relaxed);
+        }
+    }
+
+    /// Connections to instances, a second ago at most.
+    fn upstream(&self) -> usize {
+        self.upstream.iter().map(|upstream| upstream.load(Relaxed)).sum()
     }
 
     /// A request of an edge thread came to something else than an instance's whole answer.
@@ -195,7 +210,10 @@ mod tests {
         stats.count(2, 200, 1);
         assert_eq!(stats.codes(), BTreeMap::from([(200, 2), (418, 1)]));
         let buckets = stats.buckets();
-        assert_eq!((buckets[2], buckets[3], buckets[BUCKETS.len()], buckets.iter().sum::<u64>()), (1, 1, 1, 3));
+        assert_eq!(
+            (buckets[2], buckets[3], buckets[BUCKETS.len()], buckets.iter().sum::<u64>()),
+            (1, 1, 1, 3)
+        );
         assert_eq!(stats.sum(), 40_001_500);
         assert_eq!(align_of::<Stripe>(), 128);
     }

@@ -78,19 +78,15 @@ impl Entry {
 
     /// Forgets everything, and keeps the room.
     pub(crate) fn begin(&mut self, client: IpAddr, began: Micros) {
-        let mut texts = [
-            std::mem::take(&mut self.method),
-            std::mem::take(&mut self.host),
-            std::mem::take(&mut self.path),
-            std::mem::take(&mut self.app),
-            std::mem::take(&mut self.service),
-            std::mem::take(&mut self.instance),
-            std::mem::take(&mut self.request_id),
-        ];
-        texts.iter_mut().for_each(Vec::clear);
-        let [method, host, path, app, service, instance, request_id] = texts;
-        let fresh = Self::new();
-        *self = Self { client, began, method, host, path, app, service, instance, request_id, ..fresh };
+        let Self { method, host, path, app, service, instance, request_id, .. } = self;
+        for text in [method, host, path, app, service, instance, request_id] {
+            text.clear();
+        }
+        (self.client, self.protocol, self.began, self.ended) = (client, Protocol::Tcp, began, 0);
+        (self.answered, self.cold) = (0, 0);
+        (self.status, self.bytes, self.received) = (0, 0, 0);
+        (self.attempts, self.release) = (0, 0);
+        (self.flag, self.trace_id) = (None, None);
     }
 
     pub(crate) fn set_method(&mut self, method: &Method) {

@@ -95,9 +95,11 @@ fn whole(out: &mut String, totals: &Totals, gauges: Gauges) -> Result {
         heading(out, name, "counter", help)?;
         writeln!(out, "{name} {value}")?;
     }
+    let upstream = u64::try_from(totals.upstream()).unwrap_or(u64::MAX);
     let gauges = [
         ("minato_held_requests", "Requests that wait for an instance.", gauges.held),
         ("minato_edge_connections", "Connections from clients.", gauges.connections),
+        ("minato_edge_upstream_connections", "Connections to instances, used or kept.", upstream),
     ];
     gauges.into_iter().try_for_each(|(name, help, value)| {
         heading(out, name, "gauge", help)?;

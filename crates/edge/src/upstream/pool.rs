@@ -69,6 +69,12 @@ impl Pool {
         all.push(Rc::downgrade(&connection.stream));
     }
 
+    /// How many are open, used or not.
+    pub(crate) fn open(&self) -> usize {
+        let open = |target: &Connections| target.all.iter().filter(|stream| stream.strong_count() > 0).count();
+        self.targets.borrow().values().map(open).sum()
+    }
+
     /// Keeps a connection for the next request, unless the instance is being taken away.
     pub(crate) fn put(&self, target: &Target, mut connection: Connection) {
         if target.is_withdrawn() {

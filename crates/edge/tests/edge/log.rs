@@ -177,6 +177,19 @@ async fn who_waited_for_a_start_and_who_was_tried_twice_say_so() {
 }
 
 #[tokio::test]
+async fn what_is_no_request_is_logged_too() {
+    let logged = Logged::start(0.0, Format::Json);
+    let mut client = logged.bed.client().await;
+    client.send("no request\r\n\r\n").await;
+    assert_eq!(client.reply("GET").await.status, 400);
+    let line = &logged.lines(1).await[0];
+    assert_eq!((&line["flag"], &line["status"]), (&"bad_request".into(), &400.into()));
+    assert!(line.get("path").is_none() && line.get("method").is_none(), "{line}");
+    let counted = r#"minato_requests_total{app="",service="",release="",code="400"} 1"#;
+    assert!(logged.bed.handle.metrics().contains(counted));
+}
+
+#[tokio::test]
 async fn a_websocket_is_logged_when_it_ends() {
     let logged = Logged::start(1.0, Format::Json);
     logged.bed.publish_web(|_| {}).await;
