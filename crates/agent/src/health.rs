@@ -278,7 +278,7 @@ impl<'a> Watched<'a> {
         let place = self.node.table().instances.get(self.id).map(|record| (record.address, record.port));
         let Some((address, port)) = place else { return };
         let (instance, release) = (self.id.clone(), self.key.clone());
-        let endpoint = Endpoint { instance, release, address, port, cold: None, pooled: None, zone: None };
+        let endpoint = Endpoint { instance, release, address, port, cold: None, pooled: None, zone: None, protocol: None };
         self.node.routing.admit(endpoint);
         self.node.record("instance_healthy", self.key, self.id, reason, serde_json::Value::Null);
         self.node.signals.changed(&self.key.service);

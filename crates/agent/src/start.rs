@@ -261,6 +261,7 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
         cold: cold.then_some(phases),
         pooled,
         zone: None,
+        protocol: None,
     });
     crash::point("start.ready");
     let mut table = node.table();

@@ -13,6 +13,8 @@ use minato_model::{
     routing::Refusal,
 };
 
+use crate::grpc;
+
 /// An answer of the edge's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -70,6 +72,16 @@ impl Answer {
         if let Some(after) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds(after)));
         }
+        response
+    }
+
+    /// The response to a call of gRPC: trailers only, which is to say headers only.
+    pub(crate) fn into_grpc<B>(self, content: HeaderValue, body: impl FnOnce(Bytes) -> B) -> Response<B> {
+        let (code, detail) = (self.code, self.detail.clone());
+        let mut response = self.into_response(|_| body(Bytes::new()));
+        *response.status_mut() = StatusCode::OK;
+        response.headers_mut().insert(CONTENT_TYPE, content);
+        grpc::Status::of(code).tell(&detail, response.headers_mut());
         response
     }
 

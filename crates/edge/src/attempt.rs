@@ -6,7 +6,7 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::Method;
-use minato_model::{code::Code, node::Phases, routing::Refusal, traffic::Balance};
+use minato_model::{code::Code, manifest::Protocol, node::Phases, routing::Refusal, traffic::Balance};
 use tokio::time::Instant;
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     answer::Answer,
     clock::Micros,
     end::End,
-    headers::Length,
+    headers::{Asked, Length},
     hold::{Entrance, Grant, Waiter},
     inbound::Inbound,
     key::Client,
@@ -26,6 +26,7 @@ use crate::{
     upstream::{
         connection::Connection,
         exchange::{self, Begun, Failure, Message},
+        http2,
         upload::{Broken, Upload},
     },
     waits::Wait,
@@ -43,10 +44,14 @@ pub(crate) struct Task<'a> {
     pub(crate) inbound: &'a Rc<Inbound>,
     pub(crate) method: &'a Method,
     pub(crate) client: Client<'a>,
+    /// The head as an instance of HTTP/1.1 gets it, and what it is made of.
     pub(crate) head: &'a [u8],
+    pub(crate) asked: Asked<'a>,
     pub(crate) body: Option<(&'a Rc<Upload>, Length)>,
     pub(crate) idempotent: bool,
     pub(crate) upgrade: bool,
+    /// How long the client waits, by its own account.
+    pub(crate) patience: Option<Duration>,
     /// What the request comes to.
     pub(crate) end: &'a mut End,
 }
@@ -83,7 +88,8 @@ enum Outcome {
 /// Tries until an instance begins to answer, or the answer is the edge's own.
 pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt, Refused> {
     let begin = task.local.shared.clock.instant(task.end.began);
-    let deadline = begin + service.route.timeout;
+    let timeout = task.patience.map_or(service.route.timeout, |patience| patience.min(service.route.timeout));
+    let deadline = begin + timeout;
     let mut walk = Walk {
         task,
         service,
@@ -102,17 +108,22 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
         };
         walk.task.end.attempt(&lease);
         let serial = lease.target().serial;
-        let connection = walk.task.local.pool.take(lease.target(), !walk.task.idempotent);
         let wait = walk.task.local.waits.begin(lease.target());
         let asked = walk.task.local.shared.clock.recent();
-        let outcome = walk.exchange(connection, &lease, &wait).await;
+        let outcome = if walk.speaks_http2(&lease) {
+            // Larger, and not to be paid for by others.
+            Box::pin(walk.exchange_stream(&lease, &wait)).await
+        } else {
+            let kept = walk.task.local.pool.take(lease.target(), !walk.task.idempotent);
+            walk.exchange(kept, &lease, &wait).await
+        };
         if let Ok(Outcome::Begun(_)) | Err(Stop::Failed(_)) = &outcome {
             lease.took(asked, outcome.is_ok());
         }
         wait.over();
         match outcome {
             Ok(Outcome::Begun(begun)) => {
-                lease.answered(begun.head.status);
+                lease.answered(begun.judged());
                 walk.task.end.answered();
                 let waited = walk.waited(&lease);
                 return Ok(Attempt { begun, lease, waited });
@@ -276,29 +287,77 @@ impl Walk<'_> {
             };
             match exchange::exchange(connection, &message).await {
                 Ok(begun) => return Ok(Outcome::Begun(begun)),
-                Err(Failure::Broke { reused, sent }) => {
-                    if !self.may_repeat(sent) {
-                        return Err(self.broke(lease, "the connection to the instance broke"));
+                Err(failure) => {
+                    if let Some(outcome) = self.failed(lease, &failure)? {
+                        return Ok(outcome);
                     }
-                    if !reused {
-                        lease.broke();
-                        self.breaks += 1;
-                        if self.breaks > BREAKS_MAX {
-                            return Err(self.broke(lease, "instances broke the connection again and again"));
-                        }
-                        return Ok(Outcome::Elsewhere);
+                }
+            }
+        }
+    }
+
+    fn speaks_http2(&self, lease: &Lease) -> bool {
+        let protocol = lease.target().endpoint.protocol.unwrap_or(self.service.route.protocol);
+        matches!(protocol, Protocol::H2c | Protocol::Grpc)
+    }
+
+    /// The same in a stream of HTTP/2.
+    async fn exchange_stream(&mut self, lease: &Lease, wait: &Rc<Wait>) -> Result<Outcome, Stop> {
+        let local = self.task.local;
+        if let Some((body, _)) = self.task.body {
+            body.waits_with(wait);
+        }
+        let mut kept = local.links.take(lease.target(), !self.task.idempotent);
+        loop {
+            let share = match kept.take() {
+                Some(share) => share,
+                None => {
+                    let within = local.shared.limits.connect.min(self.left()?);
+                    local.links.open(lease.target(), within).await.map_err(|_| Stop::Refused)?
+                }
+            };
+            let message = http2::exchange::Message {
+                asked: self.task.asked,
+                body: self.task.body,
+                deadline: self.deadline.max(Instant::now() + Duration::from_millis(1)),
+            };
+            match http2::exchange::exchange(share, &message).await {
+                Ok(begun) => return Ok(Outcome::Begun(begun)),
+                Err(failure) => {
+                    if let Some(outcome) = self.failed(lease, &failure)? {
+                        return Ok(outcome);
                     }
-                    // It was closed while it was unused: a fresh one to the same instance will tell.
-                    self.task.end.retried();
                 }
-                Err(Failure::NoAnswer) => {
-                    let answer = Answer::new(Code::Upstream, "what the instance answered is not HTTP");
-                    return Err(Stop::Failed(answer));
+            }
+        }
+    }
+
+    /// What follows from a failure; `None`: a fresh connection to the same instance will tell.
+    fn failed(&mut self, lease: &Lease, failure: &Failure) -> Result<Option<Outcome>, Stop> {
+        match failure {
+            Failure::Broke { sent, .. } if !self.may_repeat(*sent) => {
+                Err(self.broke(lease, "the connection to the instance broke"))
+            }
+            // It was closed while it was unused.
+            Failure::Broke { reused: true, .. } => {
+                self.task.end.retried();
+                Ok(None)
+            }
+            Failure::Broke { reused: false, .. } => {
+                lease.broke();
+                self.breaks += 1;
+                if self.breaks > BREAKS_MAX {
+                    return Err(self.broke(lease, "instances broke the connection again and again"));
                 }
-                Err(Failure::Late) => {
-                    return Err(Stop::Failed(self.late("the instance didn't answer in time")));
-                }
-                Err(Failure::Client(broken)) => return Err(Stop::Answer(self.broken(&broken))),
+                Ok(Some(Outcome::Elsewhere))
+            }
+            Failure::NoAnswer => {
+                Err(Stop::Failed(Answer::new(Code::Upstream, "what the instance answered is not HTTP")))
+            }
+            Failure::Late => Err(Stop::Failed(self.late("the instance didn't answer in time"))),
+            Failure::Client(broken) => Err(Stop::Answer(self.broken(broken))),
+            Failure::NoUpgrade => {
+                Err(Stop::Answer(Answer::new(Code::Upstream, "the instance takes no WebSocket over HTTP/2")))
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use http::Request;
-use minato_model::ids::ServiceKey;
+use minato_model::{code::Code, ids::ServiceKey};
 
 use crate::{
     answer::Answer,
@@ -50,6 +50,15 @@ impl End {
         });
         let phase = Arc::clone(&inbound.phase);
         Self { local: Rc::clone(local), phase, began, status: 0, release: None, flag: None, bytes: 0, line }
+    }
+
+    /// What was read was no request, or not all of one, and was answered all the same.
+    pub(crate) fn unread(local: &Rc<Local>, inbound: &Inbound, code: Code) {
+        let began = local.shared.clock.now();
+        let line = Line::begin(local, || inbound.peer.to_canonical(), began);
+        let (local, phase) = (Rc::clone(local), Arc::clone(&inbound.phase));
+        let mut end = Self { local, phase, began, status: 0, release: None, flag: None, bytes: 0, line };
+        end.refuse(&Answer::new(code, ""), None);
     }
 
     /// What will be logged, if there is a log.
@@ -133,6 +142,7 @@ impl End {
 impl Drop for End {
     fn drop(&mut self) {
         let now = self.local.shared.clock.now();
+        self.phase.note(self.status == 0);
         if self.status == 0 {
             self.status = GONE;
             let ended = *self.local.life.borrow() == Life::Ended;

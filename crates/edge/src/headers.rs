@@ -10,6 +10,34 @@ use crate::{
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Whether `TE` names trailers, which are all of it that HTTP/2 knows.
+fn is_trailers(value: &HeaderValue) -> bool {
+    let mut tokens = value.as_bytes().split(|byte| *byte == b',');
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Whether the client reads trailers (RFC 9110, 10.1.4).
+pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(header::TE).iter().any(is_trailers)
+}
+
+/// Takes off trailers what may not be said so late (RFC 9110, 6.5.1).
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    clean_response(trailers, false);
+    for name in [
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::HOST,
+        header::SET_COOKIE,
+        header::TRAILER,
+        header::AUTHORIZATION,
+    ] {
+        trailers.remove(name);
+    }
+}
+
 /// Whether the header is for one connection only (RFC 9110, 7.6.1), and never passes.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
@@ -52,6 +80,14 @@ pub(crate) struct Added<'a> {
     pub(crate) hops: u8,
 }
 
+/// What a request's head is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) parts: &'a http::request::Parts,
+    pub(crate) head: &'a Head,
+    pub(crate) added: &'a Added<'a>,
+}
+
 /// How the body is framed on the way to the instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Length {
@@ -63,7 +99,52 @@ pub(crate) enum Length {
     Chunked,
 }
 
-/// Writes the request's head as the instance gets it.
+/// Where a head's fields are written to.
+pub(crate) trait Fields {
+    fn field(&mut self, name: &str, value: &[u8]);
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.field(name, value.to_string().as_bytes());
+    }
+
+    /// A list of these, the last at its end.
+    fn list(&mut self, name: &str, values: &[&[u8]], last: &[u8]) {
+        let values = values.iter().copied().chain([last]);
+        self.field(name, &values.collect::<Vec<_>>().join(&b", "[..]));
+    }
+}
+
+impl Fields for Vec<u8> {
+    fn field(&mut self, name: &str, value: &[u8]) {
+        field(self, name, value);
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        number(self, name, value);
+    }
+
+    fn list(&mut self, name: &str, values: &[&[u8]], last: &[u8]) {
+        self.extend_from_slice(name.as_bytes());
+        self.extend_from_slice(b": ");
+        for value in values {
+            self.extend_from_slice(value);
+            self.extend_from_slice(b", ");
+        }
+        self.extend_from_slice(last);
+        self.extend_from_slice(b"\r\n");
+    }
+}
+
+impl Fields for HeaderMap {
+    fn field(&mut self, name: &str, value: &[u8]) {
+        // Both were a name and a value, or made from such, before.
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            self.append(name, value);
+        }
+    }
+}
+
+/// Writes the request's head as an instance of HTTP/1.1 gets it.
 pub(crate) fn write_request(
     out: &mut Vec<u8>,
     parts: &http::request::Parts,
@@ -72,9 +153,41 @@ pub(crate) fn write_request(
     length: Length,
 ) {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    for part in [parts.method.as_str(), " ", path, " HTTP/1.1\r\nhost: ", &head.authority, "\r\n"] {
+    let method = if head.connect { "GET" } else { parts.method.as_str() };
+    for part in [method, " ", path, " HTTP/1.1\r\nhost: ", &head.authority, "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
+    let trailers = write_fields(out, parts, head, added);
+    match length {
+        Length::None => {}
+        Length::Exact(bytes) => number(out, "content-length", bytes),
+        Length::Chunked => field(out, "transfer-encoding", b"chunked"),
+    }
+    if trailers {
+        field(out, "te", b"trailers");
+    }
+    if let Some(key) = &head.key {
+        field(out, "sec-websocket-key", key.as_bytes());
+    }
+    match (&head.upgrade, trailers) {
+        (Some(protocol), _) => {
+            field(out, "connection", if trailers { b"upgrade, te" } else { b"upgrade" });
+            field(out, "upgrade", protocol.as_bytes());
+        }
+        (None, true) => field(out, "connection", b"te"),
+        (None, false) => {}
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the fields that pass, and those that are added; whether the client takes trailers.
+pub(crate) fn write_fields(
+    out: &mut impl Fields,
+    parts: &http::request::Parts,
+    head: &Head,
+    added: &Added<'_>,
+) -> bool {
+    let mut trailers = false;
     let nominated: Vec<&str> = connection_tokens(&parts.headers).collect();
     let mut forwarded = Forwarded::default();
     for (name, value) in &parts.headers {
@@ -83,8 +196,9 @@ pub(crate) fn write_request(
             if added.trusted {
                 forwarded.take(out, text, value);
             }
-        } else if !is_hop_by_hop(name)
-            && !is_own(text)
+        } else if is_hop_by_hop(name) {
+            trailers |= *name == header::TE && is_trailers(value);
+        } else if !is_own(text)
             && !matches!(
                 text,
                 "host" | "content-length" | "expect" | "x-request-id" | "traceparent" | "tracestate"
@@ -92,26 +206,17 @@ pub(crate) fn write_request(
             && (added.trusted || text != "forwarded")
             && !nominated.iter().any(|other| other.eq_ignore_ascii_case(text))
         {
-            field(out, text, value.as_bytes());
+            out.field(text, value.as_bytes());
         }
     }
     forwarded.write(out, added.peer, &head.authority);
-    field(out, "x-request-id", added.request_id.as_bytes());
-    field(out, "traceparent", added.trace.parent());
+    out.field("x-request-id", added.request_id.as_bytes());
+    out.field("traceparent", added.trace.parent());
     for state in added.trace.states() {
-        field(out, "tracestate", state.as_bytes());
+        out.field("tracestate", state.as_bytes());
     }
-    number(out, "minato-hops", u64::from(added.hops));
-    match length {
-        Length::None => {}
-        Length::Exact(bytes) => number(out, "content-length", bytes),
-        Length::Chunked => field(out, "transfer-encoding", b"chunked"),
-    }
-    if let Some(protocol) = &head.upgrade {
-        field(out, "connection", b"upgrade");
-        field(out, "upgrade", protocol.as_bytes());
-    }
-    out.extend_from_slice(b"\r\n");
+    out.number("minato-hops", u64::from(added.hops));
+    trailers
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -137,25 +242,19 @@ struct Forwarded<'a> {
 }
 
 impl<'a> Forwarded<'a> {
-    fn take(&mut self, out: &mut Vec<u8>, name: &str, value: &'a HeaderValue) {
+    fn take(&mut self, out: &mut impl Fields, name: &str, value: &'a HeaderValue) {
         match name {
             "x-forwarded-for" => self.addresses.push(value.as_bytes()),
             "x-forwarded-proto" => self.protocol = Some(value),
             "x-forwarded-host" => self.host = Some(value),
-            other => field(out, other, value.as_bytes()),
+            other => out.field(other, value.as_bytes()),
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>, peer: &str, host: &str) {
-        out.extend_from_slice(b"x-forwarded-for: ");
-        for address in &self.addresses {
-            out.extend_from_slice(address);
-            out.extend_from_slice(b", ");
-        }
-        out.extend_from_slice(peer.as_bytes());
-        out.extend_from_slice(b"\r\n");
-        field(out, "x-forwarded-proto", self.protocol.map_or(b"http", HeaderValue::as_bytes));
-        field(out, "x-forwarded-host", self.host.map_or(host.as_bytes(), HeaderValue::as_bytes));
+    fn write(&self, out: &mut impl Fields, peer: &str, host: &str) {
+        out.list("x-forwarded-for", &self.addresses, peer.as_bytes());
+        out.field("x-forwarded-proto", self.protocol.map_or(b"http", HeaderValue::as_bytes));
+        out.field("x-forwarded-host", self.host.map_or(host.as_bytes(), HeaderValue::as_bytes));
     }
 }
 
@@ -196,8 +295,9 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, upgrade: bool) {
             headers.remove(name);
         }
     }
-    let gone: Vec<HeaderName> =
-        headers.keys().filter(|name| is_hop_by_hop(name) || is_own(name.as_str())).cloned().collect();
+    // Which trailers will come is for the client to know.
+    let goes = |name: &HeaderName| is_hop_by_hop(name) && *name != header::TRAILER || is_own(name.as_str());
+    let gone: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
     for name in gone {
         headers.remove(name);
     }

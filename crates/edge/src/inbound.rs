@@ -9,13 +9,14 @@ use std::{
     net::IpAddr,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::{Bytes, BytesMut};
 use minato_model::{code::Code, ids::ServiceKey};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -64,7 +65,12 @@ pub(crate) struct Inbound {
 #[derive(Debug)]
 pub(crate) struct Phase {
     clock: Clock,
-    in_request: AtomicBool,
+    /// Whether it carries many requests at once, each in a stream of its own (HTTP/2).
+    multiplexed: AtomicBool,
+    /// Requests that have begun and not ended: HTTP/1 has one at most.
+    requests: AtomicU32,
+    /// Requests that the client took back before their answer, less those that were answered.
+    taken_back: AtomicU32,
     /// When the head that is arriving began to; 0: none is.
     head_since: AtomicU64,
     idle_since: AtomicU64,
@@ -72,8 +78,35 @@ pub(crate) struct Phase {
     blocked_since: AtomicU64,
     /// Whether all that was written is on its way.
     flushed: AtomicBool,
+    /// Why the edge closes, where no request was read whole.
+    refused: OnceLock<Code>,
     /// Whether the edge closes while the client may still be sending.
     linger: AtomicBool,
+}
+
+/// What a client that speaks HTTP/2 by prior knowledge says first (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// As much as hyper reads at first.
+const FIRST_READ: usize = 8 * 1024;
+
+/// Which protocol a connection speaks, by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum First {
+    Http1,
+    Http2,
+}
+
+impl First {
+    /// `None`: more has to come to tell.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        if bytes.starts_with(PREFACE) {
+            Some(Self::Http2)
+        } else if PREFACE.starts_with(bytes) {
+            None
+        } else {
+            Some(Self::Http1)
+        }
+    }
 }
 
 /// Why a connection is ended.
@@ -91,31 +124,71 @@ impl Phase {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
             clock,
-            in_request: AtomicBool::new(false),
+            multiplexed: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
+            taken_back: AtomicU32::new(0),
             head_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(clock.now()),
             blocked_since: AtomicU64::new(0),
             flushed: AtomicBool::new(true),
+            refused: OnceLock::new(),
             linger: AtomicBool::new(false),
         }
     }
 
     /// A head is there.
     pub(crate) fn begin(&self) {
-        self.in_request.store(true, Relaxed);
+        self.requests.store(self.requests.load(Relaxed) + 1, Relaxed);
         self.head_since.store(0, Relaxed);
+    }
+
+    /// The same, where nobody has looked at the clock.
+    pub(crate) fn end_now(&self) {
+        self.end(self.clock.now());
+    }
+
+    /// From here on streams are spoken, and bytes may come that are no head.
+    pub(crate) fn multiplex(&self) {
+        self.multiplexed.store(true, Relaxed);
+        self.head_since.store(0, Relaxed);
+    }
+
+    pub(crate) fn in_request(&self) -> bool {
+        self.requests.load(Relaxed) > 0
+    }
+
+    /// The client took a request back before its answer, or was answered.
+    pub(crate) fn note(&self, taken_back: bool) {
+        let count = self.taken_back.load(Relaxed);
+        let count = if taken_back { count + 1 } else { count.saturating_sub(1) };
+        self.taken_back.store(count, Relaxed);
+    }
+
+    /// How many more requests the client took back than it let be answered.
+    pub(crate) fn taken_back(&self) -> u32 {
+        self.taken_back.load(Relaxed)
     }
 
     /// The answer's last byte was handed over.
     pub(crate) fn end(&self, now: Micros) {
         self.idle_since.store(now, Relaxed);
-        self.in_request.store(false, Relaxed);
+        self.requests.store(self.requests.load(Relaxed).saturating_sub(1), Relaxed);
     }
 
     /// The answer comes before the request was read: its rest has to be taken off the wire, or the
     /// kernel's reset would take the answer with it.
     pub(crate) fn set_linger(&self) {
         self.linger.store(true, Relaxed);
+    }
+
+    /// What was read is no request, or not all of one.
+    pub(crate) fn refuse(&self, code: Code) {
+        // One is the last.
+        drop(self.refused.set(code));
+    }
+
+    pub(crate) fn refused(&self) -> Option<Code> {
+        self.refused.get().copied()
     }
 
     pub(crate) fn lingers(&self) -> bool {
@@ -133,7 +206,7 @@ impl Phase {
         let blocked = self.blocked_since.load(Relaxed);
         let (end, overdue) = if blocked != 0 {
             (blocked + micros(limits.stream_idle), Overdue::Blocked)
-        } else if self.in_request.load(Relaxed) {
+        } else if self.in_request() {
             return None;
         } else {
             match self.head_since.load(Relaxed) {
@@ -152,8 +225,9 @@ impl Phase {
         retired.map_or(end, |retired| end.min(retired))
     }
 
-    fn read(&self) {
-        if !self.in_request.load(Relaxed) && self.head_since.load(Relaxed) == 0 {
+    pub(crate) fn read(&self) {
+        let elsewhere = self.in_request() || self.multiplexed.load(Relaxed);
+        if !elsewhere && self.head_since.load(Relaxed) == 0 {
             self.head_since.store(self.clock.now(), Relaxed);
         }
     }
@@ -169,7 +243,8 @@ impl Phase {
 
     /// What hyper says by itself: it read a head that is none, and wrote a bare status.
     fn refusal(&self, bytes: &[u8]) -> Option<Answer> {
-        let unasked = !self.in_request.load(Relaxed) && self.flushed.load(Relaxed);
+        let unasked =
+            !self.in_request() && self.flushed.load(Relaxed) && !self.multiplexed.load(Relaxed);
         let status = bytes.strip_prefix(b"HTTP/1.1 ").filter(|_| unasked)?.get(..3)?;
         match status {
             b"400" => Some(Answer::new(Code::BadRequest, "the request is not HTTP")),
@@ -181,6 +256,23 @@ impl Phase {
 }
 
 impl Inbound {
+    /// Reads what comes first, until it tells the protocol; empty: nothing comes any more.
+    pub(crate) fn poll_first(&self, cx: &mut Context<'_>, first: &mut BytesMut) -> Poll<io::Result<First>> {
+        loop {
+            match First::of(first) {
+                Some(told) => return Poll::Ready(Ok(told)),
+                None => ready!(self.stream.poll_read_ready(cx))?,
+            }
+            first.reserve(FIRST_READ);
+            match self.stream.try_read_buf(first) {
+                Ok(0) => return Poll::Ready(Ok(First::Http1)),
+                Ok(_) => self.phase.read(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
     /// Whether the client has hung up, as far as the kernel has told.
     pub(crate) async fn has_hung_up(&self) -> bool {
         tokio::select! {
@@ -219,16 +311,23 @@ thread_local! {
 /// The connection as hyper reads and writes it.
 #[derive(Debug)]
 pub(crate) struct Stream {
+    /// What was read already, to tell the protocol.
+    pub(crate) first: Bytes,
     pub(crate) stream: Arc<TcpStream>,
     pub(crate) phase: Arc<Phase>,
 }
 
 impl AsyncRead for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let length = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
             let room = buffer.remaining();
@@ -276,6 +375,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(answer) = self.phase.refusal(bytes) {
             self.phase.set_linger();
+            self.phase.refuse(answer.code);
             // The connection ends with it; a client that doesn't even take this much gets nothing.
             drop(self.stream.try_write(&answer.to_wire()));
             return Poll::Ready(Ok(bytes.len()));

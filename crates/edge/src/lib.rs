@@ -26,6 +26,7 @@ mod balance;
 mod clock;
 mod end;
 mod frames;
+mod grpc;
 mod headers;
 mod hold;
 mod inbound;
@@ -51,6 +52,7 @@ mod upstream;
 mod vigil;
 mod waits;
 mod walk;
+mod websocket;
 
 pub use config::{Config, Limits, Prefix};
 pub use edge::{Edge, StartError};

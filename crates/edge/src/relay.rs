@@ -1,5 +1,7 @@
 //! The answer on its way back to the client.
 
+pub(crate) mod stream;
+
 use std::{
     future::Future,
     io,
@@ -13,6 +15,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
+use self::stream::Streamed;
 use crate::{
     end::End,
     log::flag,
@@ -37,6 +40,8 @@ enum Content {
     Whole(Option<Bytes>),
     /// From an instance.
     Relayed(Box<Relayed>),
+    /// The same, in a stream of HTTP/2.
+    Streamed(Box<Streamed>),
 }
 
 /// A body that is arriving from an instance.
@@ -74,16 +79,26 @@ impl Answered {
         }
         Self { content: Content::Relayed(Box::new(relayed)), end }
     }
+
+    pub(crate) fn streamed(streamed: Streamed, end: End) -> Self {
+        if streamed.is_over() {
+            return Self::whole(Bytes::new(), end);
+        }
+        Self { content: Content::Streamed(Box::new(streamed)), end }
+    }
 }
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        if let Content::Relayed(relayed) = &self.content {
-            if relayed.cut {
-                self.end.flag(flag::STREAM_ENDED);
-            } else if relayed.source.is_some() {
-                self.end.flag(flag::CLIENT_GONE);
-            }
+        let (cut, over) = match &self.content {
+            Content::Whole(_) => return,
+            Content::Relayed(relayed) => (relayed.cut, relayed.source.is_none()),
+            Content::Streamed(streamed) => (streamed.cut, streamed.is_over()),
+        };
+        if cut {
+            self.end.flag(flag::STREAM_ENDED);
+        } else if !over {
+            self.end.flag(flag::CLIENT_GONE);
         }
     }
 }
@@ -193,7 +208,7 @@ impl Relayed {
             let frame = match self.framing.step(&mut source.connection.buffer) {
                 Ok(Step::Data(data)) => Frame::data(data),
                 Ok(Step::Trailers(mut trailers)) => {
-                    crate::headers::clean_response(&mut trailers, false);
+                    crate::headers::clean_trailers(&mut trailers);
                     Frame::trailers(trailers)
                 }
                 Ok(Step::Done) => {
@@ -243,6 +258,7 @@ impl Body for Answered {
         let frame = match content {
             Content::Whole(content) => content.take().map(|content| Ok(Frame::data(content))),
             Content::Relayed(relayed) => ready!(relayed.poll_or_break(cx)),
+            Content::Streamed(streamed) => ready!(streamed.poll_frame(cx)),
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -258,6 +274,7 @@ impl Body for Answered {
         match &self.content {
             Content::Whole(content) => content.is_none(),
             Content::Relayed(relayed) => relayed.source.is_none(),
+            Content::Streamed(streamed) => streamed.is_over(),
         }
     }
 
@@ -270,6 +287,7 @@ impl Body for Answered {
                 Framing::Done => SizeHint::with_exact(0),
                 Framing::Chunked(_) | Framing::Close => SizeHint::default(),
             },
+            Content::Streamed(streamed) => streamed.size_hint(),
         }
     }
 }

@@ -16,6 +16,10 @@ pub(crate) struct Head {
     pub(crate) idempotent: bool,
     /// What the client wants to upgrade to.
     pub(crate) upgrade: Option<header::HeaderValue>,
+    /// Whether it asks so in a stream of HTTP/2, by an extended CONNECT (RFC 8441).
+    pub(crate) connect: bool,
+    /// What an instance of HTTP/1.1 has to prove then that it takes part (RFC 6455, 1.3).
+    pub(crate) key: Option<String>,
 }
 
 /// Checks a head.
@@ -32,15 +36,16 @@ pub(crate) fn check(parts: &Parts, limits: &Limits) -> Result<Head, Answer> {
         let detail = format!("the request's head is larger than {} bytes", limits.head_bytes);
         return Err(Answer::new(Code::HeadersTooLarge, detail));
     }
-    if parts.method == Method::CONNECT {
-        return Err(bad("CONNECT is not for this server"));
-    }
+    let connect = parts.method == Method::CONNECT;
+    let upgrade = if connect { Some(connect_protocol(parts)?) } else { upgrade(&parts.headers, parts.version) };
     let authority = authority(parts)?;
     Ok(Head {
         host: host(&authority).ok_or_else(|| bad("the Host header holds no host"))?,
         authority,
         idempotent: is_idempotent(&parts.method),
-        upgrade: upgrade(&parts.headers, parts.version),
+        upgrade,
+        connect,
+        key: None,
     })
 }
 
@@ -51,13 +56,18 @@ fn bad(detail: &str) -> Answer {
 /// The one host that the request names.
 fn authority(parts: &Parts) -> Result<String, Answer> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = hosts.next().ok_or_else(|| bad("the request has no Host header"))?;
+    let target = parts.uri.authority();
+    let Some(host) = hosts.next() else {
+        // HTTP/2 has `:authority` in its place (RFC 9113, 8.3.1).
+        let target = target.filter(|_| parts.version == Version::HTTP_2);
+        return target.map(|target| target.as_str().to_owned()).ok_or_else(|| bad("the request has no Host header"));
+    };
     if hosts.next().is_some() {
         return Err(bad("the request has more than one Host header"));
     }
     let host = host.to_str().map_err(|_| bad("the Host header holds no host"))?;
-    // In the absolute form the target names the host once more (RFC 9112, 3.2.2).
-    if let Some(target) = parts.uri.authority()
+    // The absolute form names the host once more (RFC 9112, 3.2.2), and so does `:authority`.
+    if let Some(target) = target
         && !target.as_str().eq_ignore_ascii_case(host)
     {
         return Err(bad("the request's target and its Host header name different hosts"));
@@ -84,6 +94,26 @@ fn is_idempotent(method: &Method) -> bool {
 fn upgrade(headers: &HeaderMap, version: Version) -> Option<header::HeaderValue> {
     let asked = version == Version::HTTP_11 && has_token(headers, "upgrade");
     headers.get(header::UPGRADE).filter(|_| asked).cloned()
+}
+
+/// The protocol that an extended CONNECT asks for; the ordinary one is for forward proxies.
+fn connect_protocol(parts: &Parts) -> Result<header::HeaderValue, Answer> {
+    let asked = parts.extensions.get::<hyper::ext::Protocol>().ok_or_else(|| bad("CONNECT is not for this server"))?;
+    if asked.as_str().eq_ignore_ascii_case("websocket") {
+        return Ok(header::HeaderValue::from_static("websocket"));
+    }
+    Err(bad("of the protocols that CONNECT may ask for only websocket is known here"))
+}
+
+/// Makes one of several `Cookie` headers, as HTTP/2 may have them (RFC 9113, 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(header::HeaderValue::as_bytes).collect();
+    if let Ok(joined) = header::HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// Whether `Connection` names the option.
@@ -128,5 +158,31 @@ mod tests {
             assert_eq!(check(uri, hosts), Err(Code::BadRequest), "{uri} {hosts:?}");
         }
         assert_eq!(check(&format!("/{}", "x".repeat(17_000)), &["a"]), Err(Code::UriTooLong));
+    }
+
+    #[test]
+    fn an_authority_takes_the_place_of_a_host_in_http2_only() {
+        let check = |version, host: Option<&str>| {
+            let mut request = http::Request::builder().uri("http://Shop.localhost:80/").version(version);
+            if let Some(host) = host {
+                request = request.header("host", host);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            check(&parts, &Limits::default()).map(|head| head.host).map_err(|answer| answer.code)
+        };
+        assert_eq!(check(Version::HTTP_2, None).as_deref(), Ok("shop.localhost"));
+        assert_eq!(check(Version::HTTP_2, Some("shop.localhost:80")).as_deref(), Ok("shop.localhost"));
+        assert_eq!(check(Version::HTTP_2, Some("other.localhost")), Err(Code::BadRequest));
+        assert_eq!(check(Version::HTTP_11, None), Err(Code::BadRequest));
+    }
+
+    #[test]
+    fn cookies_that_came_apart_are_joined() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=2"] {
+            headers.append(header::COOKIE, crumb.parse().unwrap());
+        }
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr, SocketAddrV4},
     pin::pin,
@@ -12,6 +13,9 @@ use std::{
     time::Duration,
 };
 
+pub(crate) mod http2;
+
+use bytes::BytesMut;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use minato_model::code::Code;
@@ -26,14 +30,15 @@ use crate::{
     balance::mix,
     clock::{Micros, micros},
     digits::hex,
+    end::End,
     handover::{self, CLAIM, Listening, Name, duplicate},
-    inbound::{Entry, Inbound, Overdue, Phase, Stream},
+    inbound::{Entry, First, Inbound, Overdue, Phase, Stream},
     listen,
     log::{Ink, Pen},
     scratch::Scratch,
     shared::{Counted, Shared},
-    upstream::pool::Pool,
-    vigil::{self, Vigil, Word},
+    upstream::{http2::Links, pool::Pool},
+    vigil::{self, Vigil, Watched, Word},
     waits::Waits,
     walk,
 };
@@ -81,6 +86,7 @@ pub(crate) enum Life {
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Pool,
+    pub(crate) links: Links,
     pub(crate) waits: Waits,
     pub(crate) vigil: Vigil,
     pub(crate) life: watch::Receiver<Life>,
@@ -105,6 +111,7 @@ impl Local {
     ) -> Self {
         Self {
             pool: Pool::new(shared.clock, &shared.limits),
+            links: Links::new(shared.clock, &shared.limits),
             waits: Waits::new(shared.clock, index),
             vigil: Vigil::default(),
             pen: Pen::new(ink, shared.clock, seed),
@@ -180,6 +187,8 @@ pub(crate) async fn run(
 /// What is done once a second.
 fn clear(local: &Local) {
     local.pool.sweep();
+    local.shared.totals.set_upstream(local.index, local.pool.open());
+    local.links.sweep();
     local.pen.sweep();
     local.waits.sweep();
     local.listeners.borrow_mut().retain(|(_, listener)| listener.strong_count() > 0);
@@ -197,8 +206,14 @@ fn obey(local: &Rc<Local>, command: Command) {
     match command {
         // Nobody waits any more: fine.
         Command::Confirm(done) => drop(done.send(())),
-        Command::Withdraw(serial) => local.pool.withdraw(serial),
-        Command::Cut(serial) => local.pool.cut(serial),
+        Command::Withdraw(serial) => {
+            local.pool.withdraw(serial);
+            local.links.withdraw(serial);
+        }
+        Command::Cut(serial) => {
+            local.pool.cut(serial);
+            local.links.cut(serial);
+        }
         Command::Listen { address, listener: Some(listener), offset, stop } => {
             listen(local, Name::Virtual(address), listener, Entry::Virtual { offset }, Some(stop));
         }
@@ -334,6 +349,9 @@ async fn serve(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Ent
         _counted: counted,
     });
     converse(&local, &inbound).await;
+    if let Some(code) = inbound.phase.refused() {
+        End::unread(&local, &inbound, code);
+    }
     if inbound.phase.lingers() {
         inbound.linger().await;
     }
@@ -341,30 +359,65 @@ async fn serve(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Ent
 
 /// Reads requests and writes answers, until the connection's end.
 async fn converse(local: &Rc<Local>, inbound: &Rc<Inbound>) {
-    let limits = &local.shared.limits;
-    let io = Stream { stream: Arc::clone(&inbound.stream), phase: Arc::clone(&inbound.phase) };
+    let watched = local.vigil.watch(&inbound.phase);
+    let mut draining = false;
+    let mut first = BytesMut::new();
+    let told = poll_fn(|cx| {
+        match watched.poll_word(cx) {
+            Some(Word::Overdue(overdue)) => return Poll::Ready(Err(Some(overdue))),
+            Some(Word::Drain) => draining = true,
+            None => {}
+        }
+        inbound.poll_first(cx, &mut first).map_err(|_| None)
+    });
+    let overdue = match told.await {
+        Err(overdue) => overdue,
+        Ok(told) => {
+            let first = first.freeze();
+            let (stream, phase) = (Arc::clone(&inbound.stream), Arc::clone(&inbound.phase));
+            let stream = Stream { first, stream, phase };
+            match told {
+                First::Http1 => http1(local, inbound, stream, &watched, draining).await,
+                First::Http2 => return http2::converse(local, inbound, stream, &watched, draining).await,
+            }
+        }
+    };
+    if overdue == Some(Overdue::Head) {
+        let answer = Answer::new(Code::ClientTimeout, "the request's head didn't arrive in time");
+        inbound.phase.refuse(answer.code);
+        // Who doesn't take it gets none.
+        drop(inbound.stream.try_write(&answer.to_wire()));
+    }
+}
+
+/// Speaks HTTP/1; returns what it had been at for too long, if that ended it.
+async fn http1(
+    local: &Rc<Local>,
+    inbound: &Rc<Inbound>,
+    stream: Stream,
+    watched: &Watched<'_>,
+    draining: bool,
+) -> Option<Overdue> {
     let service =
         service_fn(|request| async move { Ok::<_, Infallible>(walk::answer(local, inbound, request).await) });
     let connection = http1::Builder::new()
         .half_close(false)
         .header_read_timeout(None)
-        .max_buf_size(limits.head_bytes)
-        .writev(true)
-        .serve_connection(TokioIo::new(io), service)
+        .max_buf_size(local.shared.limits.head_bytes)
+        .writev(false)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let watched = local.vigil.watch(&inbound.phase);
-    let overdue = std::future::poll_fn(|cx| {
+    if draining {
+        connection.as_mut().graceful_shutdown();
+    }
+    poll_fn(|cx| {
         match watched.poll_word(cx) {
             Some(Word::Overdue(overdue)) => return Poll::Ready(Some(overdue)),
             Some(Word::Drain) => connection.as_mut().graceful_shutdown(),
             None => {}
         }
         connection.as_mut().poll(cx).map(|_| None)
-    });
-    if overdue.await == Some(Overdue::Head) {
-        let answer = Answer::new(Code::ClientTimeout, "the request's head didn't arrive in time");
-        // Who doesn't take it gets none.
-        drop(inbound.stream.try_write(&answer.to_wire()));
-    }
+    })
+    .await
 }

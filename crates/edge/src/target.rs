@@ -272,6 +272,7 @@ pub(crate) mod tests {
             cold: None,
             pooled: None,
             zone: None,
+            protocol: None,
         };
         Target::new(serial, endpoint, 1, 1)
     }

@@ -8,7 +8,6 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -19,7 +18,7 @@ use crate::{
     release::Lease,
     serve::Local,
     target::Target,
-    upstream::connection::{Connection, write_all},
+    upstream::{exchange::Source, io::Io},
 };
 
 /// Large enough that bulk transfers need few system calls.
@@ -31,7 +30,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) struct Tunnel {
     pub(crate) local: Rc<Local>,
     pub(crate) inbound: Rc<Inbound>,
-    pub(crate) instance: Connection,
+    pub(crate) instance: Source,
     /// The place on the instance, held until the end.
     pub(crate) lease: Lease,
     /// What will be logged at its end, if there is a log.
@@ -43,19 +42,68 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Copies until either side ends, nothing moves for too long, or the instance's streams end.
     pub(crate) async fn run(self, client: OnUpgrade) {
+        let Self { local, inbound, instance, lease, line, websocket } = self;
+        // A connection of HTTP/2 isn't idle meanwhile.
+        let busy = Busy::of(&inbound);
         let Ok(client) = client.await else { return };
-        let (read, write) = tokio::io::split(TokioIo::new(client));
-        let (target, instance) = (self.lease.target(), &self.instance);
+        let client = TokioIo::new(client);
+        let talk = Talk { local, lease, line, websocket };
+        match instance {
+            Source::Connection { connection, .. } => {
+                talk.between(client, Io { stream: connection.stream, first: connection.buffer }).await;
+            }
+            Source::Stream { on_upgrade: Some(instance), share, .. } => {
+                if let Ok(instance) = instance.await {
+                    talk.between(client, TokioIo::new(instance)).await;
+                }
+                drop(share);
+            }
+            Source::Stream { on_upgrade: None, .. } => {}
+        }
+        drop(busy);
+    }
+}
+
+/// A connection that is in use until this is dropped.
+struct Busy(Rc<Inbound>);
+
+impl Busy {
+    fn of(inbound: &Rc<Inbound>) -> Self {
+        inbound.phase.begin();
+        Self(Rc::clone(inbound))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.phase.end_now();
+    }
+}
+
+/// What lasts as long as both sides talk.
+struct Talk {
+    local: Rc<Local>,
+    lease: Lease,
+    line: Option<Line>,
+    websocket: bool,
+}
+
+impl Talk {
+    async fn between(self, client: impl AsyncRead + AsyncWrite, instance: impl AsyncRead + AsyncWrite) {
+        let (read, write) = tokio::io::split(client);
+        let (from, to) = tokio::io::split(instance);
+        let target = self.lease.target();
         let moved = Moved::default();
         let end = || Ending { target, frames: self.websocket.then(Frames::default) };
-        let up = upwards(read, &instance.stream, &moved, end());
-        let down = downwards(&instance.stream, &instance.buffer, write, &moved, end());
+        let up = upwards(read, to, &moved, end());
+        let down = downwards(from, write, &moved, end());
         let talk = async {
             let (mut up, mut down) = (pin!(up), pin!(down));
             tokio::select! {
                 // What the client still sends is taken, so that it can read to the end.
                 _ = &mut down => drop(tokio::time::timeout(FAREWELL, up).await),
-                _ = &mut up => drop(down.await),
+                // After an error it is cut.
+                sent = &mut up => if sent.is_ok() { drop(down.await) },
             }
         };
         let ended = async {
@@ -74,7 +122,6 @@ impl Tunnel {
         if target.must_streams_end() {
             self.local.shared.totals.streams_ended.fetch_add(1, Relaxed);
         }
-        drop(self.inbound);
     }
 }
 
@@ -148,7 +195,7 @@ impl Ending<'_> {
 
 async fn upwards(
     mut from: impl AsyncRead + Unpin,
-    to: &TcpStream,
+    mut to: impl AsyncWrite + Unpin,
     moved: &Moved,
     mut ending: Ending<'_>,
 ) -> io::Result<()> {
@@ -166,14 +213,14 @@ async fn upwards(
             }
             let bytes = buffer.get(..length).unwrap_or_default();
             let Next::Pass(length) = ending.next(bytes) else { break };
-            write_all(to, bytes.get(..length).unwrap_or_default()).await?;
+            to.write_all(bytes.get(..length).unwrap_or_default()).await?;
             moved.note(&moved.up, length);
         }
         if !ending.closes() {
             return Ok(());
         }
         // The mask needn't be secret: no page chose what it hides.
-        write_all(to, &frames::close_to_instance([0x5a; 4])).await?;
+        to.write_all(&frames::close_to_instance([0x5a; 4])).await?;
         // The client's own close is its last word.
         let mut said = ending.frames.take().unwrap_or_default();
         while !said.is_closed() {
@@ -187,33 +234,24 @@ async fn upwards(
     }
     .await;
     // The instance learns that nothing more comes, and may still finish what it has to say.
-    let how = if copied.is_ok() { std::net::Shutdown::Write } else { std::net::Shutdown::Both };
-    drop(socket2::SockRef::from(to).shutdown(how));
-    copied
+    copied.and(to.shutdown().await)
 }
 
 async fn downwards(
-    from: &TcpStream,
-    first: &[u8],
+    mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     moved: &Moved,
     mut ending: Ending<'_>,
 ) -> io::Result<()> {
     let mut buffer = vec![0_u8; BUFFER];
     let mut ends = pin!(ending.target.streams_end());
-    let mut first = Some(first).filter(|first| !first.is_empty());
     loop {
-        let bytes = match first.take() {
-            Some(first) => first,
-            None => {
-                let length = tokio::select! {
-                    biased;
-                    () = &mut ends, if ending.may_end() => break,
-                    length = read(from, &mut buffer) => length?,
-                };
-                buffer.get(..length).unwrap_or_default()
-            }
+        let length = tokio::select! {
+            biased;
+            () = &mut ends, if ending.may_end() => break,
+            length = from.read(&mut buffer) => length?,
         };
+        let bytes = buffer.get(..length).unwrap_or_default();
         if bytes.is_empty() {
             return to.shutdown().await;
         }
@@ -227,16 +265,6 @@ async fn downwards(
         to.flush().await?;
     }
     // The instance may say its own farewell, which nobody needs any more.
-    while ending.frames.is_some() && read(from, &mut buffer).await? > 0 {}
+    while ending.frames.is_some() && from.read(&mut buffer).await? > 0 {}
     to.shutdown().await
-}
-
-async fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        from.readable().await?;
-        match from.try_read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read,
-        }
-    }
 }

@@ -5,5 +5,7 @@ pub(crate) mod door;
 pub(crate) mod exchange;
 pub(crate) mod framing;
 pub(crate) mod head;
+pub(crate) mod http2;
+pub(crate) mod io;
 pub(crate) mod pool;
 pub(crate) mod upload;

@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use minato_model::{code::Code, node::Phases};
@@ -13,17 +13,20 @@ use crate::{
     answer::Answer,
     attempt::{self, Attempt, Task},
     end::End,
-    headers::{self, Added, Length},
+    grpc,
+    headers::{self, Added, Asked, Length},
     inbound::Inbound,
     key::Client,
-    relay::{Answered, Relayed},
+    relay::{Answered, Relayed, stream::Streamed},
     release::Release,
-    request, route,
+    request::{self, Head},
+    route,
     serve::Local,
     snapshot::Service,
     trace::Trace,
     upgrade::Tunnel,
-    upstream::upload::Upload,
+    upstream::{exchange::Source, upload::Upload},
+    websocket,
 };
 
 /// An answer of the edge's own, and the release that it counts for.
@@ -49,22 +52,29 @@ pub(crate) async fn answer(
     let mut end = End::begin(local, inbound, began, &request);
     // Whether the client may still be sending when it is answered.
     let has_body = !request.body().is_end_stream();
+    // A connection of HTTP/2 ends otherwise, and what is left of a body is no head there.
+    let http2 = request.version() == Version::HTTP_2;
+    let grpc = if has_body { grpc::content_type(request.headers()).cloned() } else { None };
     let mut response = match pass_on(local, inbound, request, &mut end).await {
         Ok(passed) => respond(local, inbound, passed, end),
         Err(Refused { answer, release }) => {
             end.refuse(&answer, release);
-            if has_body {
+            if has_body && !http2 {
                 inbound.phase.set_linger();
             }
-            let mut response = answer.into_response(|body| Answered::whole(body, end));
-            if has_body {
+            let body = |body| Answered::whole(body, end);
+            let mut response = match grpc {
+                Some(content) => answer.into_grpc(content, body),
+                None => answer.into_response(body),
+            };
+            if has_body && !http2 {
                 // What is left of the body would be read as the next request's head.
                 response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
             }
             response
         }
     };
-    if local.retired_at().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if !http2 && local.retired_at().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The client finds the successor with its next request.
         response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -84,15 +94,26 @@ async fn pass_on(
     mut request: Request<Incoming>,
     end: &mut End,
 ) -> Result<Passed, Refused> {
-    let asks_upgrade = request.headers().contains_key(http::header::UPGRADE);
+    let asks_upgrade =
+        request.headers().contains_key(http::header::UPGRADE) || request.method() == Method::CONNECT;
     let on_upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
-    let head = request::check(&parts, &local.shared.limits)?;
+    let (mut parts, body) = request.into_parts();
+    if parts.version == Version::HTTP_2 {
+        request::join_cookies(&mut parts.headers);
+    }
+    let mut head = request::check(&parts, &local.shared.limits)?;
+    if head.connect {
+        head.key = Some(websocket::key(local));
+    }
     let service = route::find(&local.shared.snapshot.load(), inbound, &head, parts.uri.path())?;
     end.found(&service.key);
     let hops = route::hops(inbound, &parts.headers)?;
     let client = Client::of(inbound, &parts.headers, &local.shared.trusted);
     admit::admit(&service, &client, local.shared.clock)?;
+    let grpc = grpc::content_type(&parts.headers);
+    if grpc.is_some() && parts.version < Version::HTTP_2 && !headers::takes_trailers(&parts.headers) {
+        return Err(Answer::new(Code::BadRequest, "a call of gRPC needs HTTP/2, or `TE: trailers`").into());
+    }
     let (body, length) = upload(local, &service, &parts, body)?;
     let request_id: Rc<str> =
         headers::request_id(&parts.headers).map_or_else(|| local.next_id().into(), Rc::from);
@@ -103,6 +124,7 @@ async fn pass_on(
     }
     let peer = inbound.peer_text.as_str();
     let added = Added { peer, trusted: inbound.trusted, request_id: &request_id, trace: &trace, hops };
+    let asked = Asked { parts: &parts, head: &head, added: &added };
     let mut wire = local.scratch.take();
     wire.clear();
     headers::write_request(&mut wire, &parts, &head, &added, length);
@@ -112,14 +134,18 @@ async fn pass_on(
         method: &parts.method,
         client,
         head: &wire,
+        asked,
         body: body.as_ref().map(|body| (body, length)),
         idempotent: head.idempotent,
         upgrade: head.upgrade.is_some(),
+        patience: grpc.and_then(|_| grpc::timeout(&parts.headers)),
         end,
     };
     let attempted = attempt::run(task, service).await;
     local.scratch.replace(wire);
-    Ok(Passed { attempt: attempted?, on_upgrade, request_id })
+    let mut attempt = attempted?;
+    switch(&mut attempt, &parts, &head)?;
+    Ok(Passed { attempt, on_upgrade, request_id })
 }
 
 /// The request's body, if it has one of an acceptable size.
@@ -143,14 +169,47 @@ pub(crate) fn too_large(most: u64) -> Answer {
     Answer::new(Code::BodyTooLarge, format!("the request's body is larger than {most} bytes"))
 }
 
+/// Says an instance's agreement to a WebSocket as the client's protocol has it, and refuses what is none.
+fn switch(attempt: &mut Attempt, parts: &Parts, head: &Head) -> Result<(), Refused> {
+    let Attempt { begun, lease, .. } = attempt;
+    let refuse = |detail| {
+        let release = Some(Arc::clone(lease.release()));
+        Err(Refused { answer: Answer::new(Code::Upstream, detail), release })
+    };
+    let switches = begun.switches();
+    let by_http2 = matches!(begun.source, Source::Stream { .. });
+    match &head.key {
+        // Over HTTP/2 a success is the agreement, and nothing else may look like one.
+        Some(_) if !switches && begun.status.is_success() => refuse("the instance takes no WebSocket here"),
+        Some(key) if switches && !by_http2 && !websocket::is_accepted(&begun.headers, key) => {
+            refuse("the instance took up no WebSocket that was asked for")
+        }
+        Some(_) if switches => {
+            begun.status = StatusCode::OK;
+            begun.headers.remove("sec-websocket-accept");
+            Ok(())
+        }
+        None if switches && by_http2 => {
+            begun.status = StatusCode::SWITCHING_PROTOCOLS;
+            begun.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
+            let key = parts.headers.get("sec-websocket-key").map(HeaderValue::as_bytes).unwrap_or_default();
+            if let Ok(accept) = HeaderValue::from_str(&websocket::accept(key)) {
+                begun.headers.insert("sec-websocket-accept", accept);
+            }
+            Ok(())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Makes the response of an answer that has begun.
 fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: End) -> Response<Answered> {
     let Passed { attempt: Attempt { begun, mut lease, waited }, on_upgrade, request_id } = passed;
-    let status = begun.head.status;
-    let mut headers = begun.head.headers;
-    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-    headers::clean_response(&mut headers, switching);
-    let stream = switching || headers::is_event_stream(&headers);
+    let (status, switching) = (begun.status, begun.switches());
+    let mut headers = begun.headers;
+    headers::clean_response(&mut headers, status == StatusCode::SWITCHING_PROTOCOLS);
+    let grpc = grpc::content_type(&headers).is_some();
+    let stream = switching || grpc || headers::is_event_stream(&headers);
     if stream {
         lease.begin_stream();
     }
@@ -167,29 +226,24 @@ fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: En
         headers.insert(headers::X_REQUEST_ID.clone(), id);
     }
     end.status = status.as_u16();
-    let body = if let (true, Some(client)) = (switching, on_upgrade) {
-        let websocket = headers.get(http::header::UPGRADE);
-        let tunnel = Tunnel {
-            local: Rc::clone(local),
-            inbound: Rc::clone(inbound),
-            instance: begun.connection,
-            lease,
-            line: end.take_line(),
-            websocket: websocket.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket")),
-        };
-        drop(tokio::task::spawn_local(tunnel.run(client)));
-        Answered::whole(Bytes::new(), end)
-    } else {
-        let relayed = Relayed::new(
-            Rc::clone(local),
-            begun.connection,
-            lease,
-            begun.head.framing,
-            begun.head.keep,
-            begun.sending,
-            stream,
-        );
-        Answered::relayed(relayed, end)
+    let websocket = headers.get(http::header::UPGRADE);
+    let websocket = websocket.is_none_or(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let local = Rc::clone(local);
+    let body = match (begun.source, on_upgrade) {
+        (source, Some(client)) if switching => {
+            let line = end.take_line();
+            let tunnel = Tunnel { local, inbound: Rc::clone(inbound), instance: source, lease, line, websocket };
+            drop(tokio::task::spawn_local(tunnel.run(client)));
+            Answered::whole(Bytes::new(), end)
+        }
+        (Source::Connection { connection, framing, keep, sending }, _) => {
+            let relayed = Relayed::new(local, connection, lease, framing, keep, sending, stream);
+            Answered::relayed(relayed, end)
+        }
+        (Source::Stream { body, share, upload, .. }, _) => {
+            let streamed = Streamed::new(local, lease, (body, share, upload), stream, grpc);
+            Answered::streamed(streamed, end)
+        }
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;

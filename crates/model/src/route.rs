@@ -113,4 +113,7 @@ pub struct Endpoint {
     /// The failure domain that its node is in, where that is known.
     #[serde(default)]
     pub zone: Option<String>,
+    /// How it is spoken to, where that is known of its release; else as the route says.
+    #[serde(default)]
+    pub protocol: Option<Protocol>,
 }

@@ -36,7 +36,8 @@ fn what_is_for_one_connection_stays_there() {
         "GET /p?q=1 HTTP/1.1\r\nhost: shop.localhost\r\nidempotency-key: k\r\n\
          x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nx-forwarded-host: shop.localhost\r\n\
          x-request-id: id\r\n\
-         traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\r\nminato-hops: 1\r\n\r\n"
+         traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\r\nminato-hops: 1\r\n\
+         te: trailers\r\nconnection: te\r\n\r\n"
     );
 }
 

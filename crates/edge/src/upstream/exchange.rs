@@ -2,16 +2,18 @@
 
 use std::{future::Future, io, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::Instant;
 
 use super::{
     connection::{Connection, write_all, write_first},
     framing::Framing,
     head::{self, Head},
+    http2::Share,
     upload::{Broken, Upload},
 };
-use crate::headers::Length;
+use crate::{grpc, headers::Length};
 
 /// A request as it is sent.
 pub(crate) struct Message<'a> {
@@ -31,10 +33,46 @@ pub(crate) type Sending = Pin<Box<dyn Future<Output = Result<(), Broken>>>>;
 
 /// An answer has begun.
 pub(crate) struct Begun {
-    pub(crate) head: Head,
-    pub(crate) connection: Connection,
-    /// What is left of the request's body.
-    pub(crate) sending: Option<Sending>,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) source: Source,
+}
+
+/// Where an answer's body comes from.
+pub(crate) enum Source {
+    /// A connection of its own.
+    Connection {
+        connection: Connection,
+        framing: Framing,
+        /// Whether it can carry another request after the body.
+        keep: bool,
+        /// What is left of the request's body.
+        sending: Option<Sending>,
+    },
+    /// A stream of HTTP/2.
+    Stream {
+        body: Incoming,
+        share: Share,
+        upload: Option<Rc<Upload>>,
+        /// What it became, where it was to become something else.
+        on_upgrade: Option<OnUpgrade>,
+    },
+}
+
+impl Begun {
+    /// Whether another protocol follows.
+    pub(crate) fn switches(&self) -> bool {
+        match &self.source {
+            Source::Connection { .. } => self.status == StatusCode::SWITCHING_PROTOCOLS,
+            Source::Stream { on_upgrade, .. } => on_upgrade.is_some(),
+        }
+    }
+
+    /// The status as the instance is judged by it: a call of gRPC fails with 200.
+    pub(crate) fn judged(&self) -> StatusCode {
+        let unavailable = self.status == StatusCode::OK && grpc::is_unavailable(&self.headers);
+        if unavailable { StatusCode::SERVICE_UNAVAILABLE } else { self.status }
+    }
 }
 
 /// Why no answer began.
@@ -53,6 +91,8 @@ pub(crate) enum Failure {
     Late,
     /// The client's body broke off.
     Client(Broken),
+    /// The instance takes no WebSocket.
+    NoUpgrade,
 }
 
 /// What comes next on the way to the head.
@@ -87,7 +127,8 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
             if let Framing::Length(length) = head.framing {
                 connection.expect(length);
             }
-            return Ok(Begun { head, connection, sending });
+            let Head { status, headers, framing, keep } = head;
+            return Ok(Begun { status, headers, source: Source::Connection { connection, framing, keep, sending } });
         }
         let empty = connection.buffer.is_empty();
         let event = std::future::poll_fn(|cx| {

@@ -6,13 +6,17 @@ use std::{
     future::Future,
     pin::{Pin, pin},
     rc::Rc,
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http_body::Body;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
 
 use super::connection::write_all;
 use crate::{headers::Length, waits::Wait};
@@ -20,7 +24,8 @@ use crate::{headers::Length, waits::Wait};
 /// A request's body.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    body: RefCell<Incoming>,
+    /// Gone when nobody wants the rest.
+    body: RefCell<Option<Incoming>>,
     /// Whether anything of it was taken already: then it can't be sent a second time.
     begun: Cell<bool>,
     /// When the last part of it was passed on.
@@ -31,10 +36,15 @@ pub(crate) struct Upload {
     bytes_max: u64,
     /// How long the client may pause.
     pause_max: Duration,
+    /// Whether it may pause for as long as the answer may: one to the other, both may go on.
+    patient: Cell<bool>,
+    /// Why it could not be passed on, where its sender isn't who waits for the answer.
+    broken: Cell<Option<Broken>>,
+    waker: RefCell<Option<Waker>>,
 }
 
 /// Why a body could not be passed on whole.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Broken {
     /// The client paused for too long.
     Paused,
@@ -49,12 +59,15 @@ pub(crate) enum Broken {
 impl Upload {
     pub(crate) fn new(body: Incoming, bytes_max: u64, pause_max: Duration) -> Rc<Self> {
         Rc::new(Self {
-            body: RefCell::new(body),
+            body: RefCell::new(Some(body)),
             begun: Cell::new(false),
             progress: Cell::new(Instant::now()),
             wait: RefCell::default(),
             bytes_max,
             pause_max,
+            patient: Cell::new(false),
+            broken: Cell::new(None),
+            waker: RefCell::default(),
         })
     }
 
@@ -69,6 +82,62 @@ impl Upload {
 
     pub(crate) fn progress(&self) -> Instant {
         self.progress.get()
+    }
+
+    pub(crate) fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// The answer has begun: from now on it is what shows whether something still happens.
+    pub(crate) fn be_patient(&self) {
+        self.patient.set(true);
+    }
+
+    pub(crate) fn fail(&self, broken: Broken) {
+        self.broken.set(Some(broken));
+    }
+
+    /// Why it could not be passed on whole.
+    pub(crate) fn broken(&self) -> Option<Broken> {
+        self.broken.get()
+    }
+
+    /// Nobody wants the rest.
+    pub(crate) fn stop(&self) {
+        self.body.take();
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether all of it was taken.
+    pub(crate) fn is_over(&self) -> bool {
+        self.body.borrow().as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// The next part, or the trailers. `pause` is the sender's own.
+    pub(crate) fn poll_next(
+        &self,
+        cx: &mut Context<'_>,
+        pause: &mut Option<Pin<Box<Sleep>>>,
+    ) -> Poll<Result<Option<Frame<Bytes>>, Broken>> {
+        self.begun.set(true);
+        let polled = match self.body.borrow_mut().as_mut() {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => return Poll::Ready(Err(Broken::Instance)),
+        };
+        let wait = self.wait.borrow();
+        let Poll::Ready(next) = polled else {
+            wait.as_deref().inspect(|wait| wait.pause());
+            self.waker.replace(Some(cx.waker().clone()));
+            let pause = pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.pause_max)));
+            ready!(pause.as_mut().poll(cx));
+            return if self.patient.get() { Poll::Pending } else { Poll::Ready(Err(Broken::Paused)) };
+        };
+        wait.as_deref().inspect(|wait| wait.resume());
+        *pause = None;
+        self.progress.set(Instant::now());
+        Poll::Ready(next.transpose().map_err(|_| Broken::Client))
     }
 
     /// Passes all of it on.
@@ -115,19 +184,22 @@ impl Upload {
         let mut pause = pin!(tokio::time::sleep(self.pause_max));
         std::future::poll_fn(|cx| {
             loop {
-                let frame = Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx);
+                let frame = match self.body.borrow_mut().as_mut() {
+                    Some(body) => Pin::new(body).poll_frame(cx),
+                    None => return Poll::Ready(Err(Broken::Instance)),
+                };
                 let frame = match frame {
-                    std::task::Poll::Ready(frame) => frame,
-                    std::task::Poll::Pending => {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => {
                         return pause.as_mut().poll(cx).map(|()| Err(Broken::Paused));
                     }
                 };
                 match frame {
-                    None => return std::task::Poll::Ready(Ok(None)),
-                    Some(Err(_)) => return std::task::Poll::Ready(Err(Broken::Client)),
+                    None => return Poll::Ready(Ok(None)),
+                    Some(Err(_)) => return Poll::Ready(Err(Broken::Client)),
                     Some(Ok(frame)) => {
                         if let Ok(data) = frame.into_data() {
-                            return std::task::Poll::Ready(Ok(Some(data)));
+                            return Poll::Ready(Ok(Some(data)));
                         }
                     }
                 }

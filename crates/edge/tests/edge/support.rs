@@ -194,7 +194,7 @@ pub(crate) fn endpoint(name: &str, release: ReleaseKey, address: SocketAddr) -> 
     let SocketAddr::V4(address) = address else { panic!("an IPv4 address") };
     let cold = Some(Phases { taken: Some(0.5), listening: Some(2.0), ..Phases::default() });
     let (instance, address, port) = (id(name), *address.ip(), address.port());
-    Endpoint { instance, release, address, port, cold, pooled: Some(true), zone: None }
+    Endpoint { instance, release, address, port, cold, pooled: Some(true), zone: None, protocol: None }
 }
 
 /// Serves each connection of a listener of its own; all end with the task.
