@@ -30,8 +30,19 @@ pub(crate) fn quote(out: &mut Vec<u8>, text: &[u8], quoting: Quoting) {
     out.extend_from_slice(rest);
 }
 
+/// Which bytes are written as they are.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0x20;
+    while byte < 0x7f {
+        plain[byte] = byte != b'"' as usize && byte != b'\\' as usize;
+        byte += 1;
+    }
+    plain
+};
+
 fn is_plain(byte: u8) -> bool {
-    (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\'
+    PLAIN.get(usize::from(byte)).is_some_and(|plain| *plain)
 }
 
 fn escape(out: &mut Vec<u8>, byte: u8, quoting: Quoting) {
