@@ -1,11 +1,14 @@
 //! How many requests a client may send, and what becomes of more requests than the instances can answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use minato_model::{routing::Routing as _, traffic::Rate};
+use minato_model::{network::AddressPlan, routing::Routing as _, traffic::Rate};
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::support::{Bed, Client, Instance, Reply, bed, bed_with, entry, release, within};
+use crate::{
+    routes::call,
+    support::{Bed, Client, Instance, Reply, bed, bed_with, entry, id, release, within},
+};
 
 fn rate(per: &str, limit: u32, every: Duration) -> Option<Rate> {
     Some(Rate { per: per.parse().unwrap(), limit, every })
@@ -100,6 +103,22 @@ async fn whoever_isnt_trusted_is_one_client_whatever_it_says() {
     let mut client = bed.client().await;
     assert!(!refused(&client.ask("GET", "/", "X-Forwarded-For: 192.0.2.1\r\n").await));
     assert!(refused(&client.ask("GET", "/", "X-Forwarded-For: 192.0.2.2\r\n").await));
+}
+
+#[tokio::test]
+async fn between_services_each_instance_that_calls_is_one_client() {
+    let plan = AddressPlan::new(Ipv4Addr::new(127, 96, 0, 0));
+    let (bed, instance) = (bed_with(Some(plan), |_| {}), Instance::start("a").await);
+    limited(&bed, &instance, rate("address", 1, HOUR)).await;
+    let callers = [plan.at(16_384), plan.at(16_385)];
+    for (caller, name) in callers.into_iter().zip(["one", "two"]) {
+        bed.handle.introduce(&id(name), &"shop/front".parse().unwrap(), caller);
+    }
+    for caller in callers {
+        // What it says of others is nobody's word.
+        assert!(!refused(&call(caller, plan.at(2), 80, "X-Forwarded-For: 192.0.2.1\r\n").await));
+        assert!(refused(&call(caller, plan.at(2), 80, "X-Forwarded-For: 192.0.2.2\r\n").await));
+    }
 }
 
 #[tokio::test]

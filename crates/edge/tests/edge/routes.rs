@@ -26,7 +26,7 @@ async fn releases_get_their_weights_exactly() {
 }
 
 /// Asks a virtual address from the address of an instance.
-async fn call(from: Ipv4Addr, to: Ipv4Addr, port: u16, fields: &str) -> Reply {
+pub(crate) async fn call(from: Ipv4Addr, to: Ipv4Addr, port: u16, fields: &str) -> Reply {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
     let stream = within(socket.connect((to, port).into())).await.unwrap();

@@ -114,7 +114,9 @@ mod tests {
             late.wake(&release, need);
         }
         let (first, second) = (Arc::new(Heard::default()), Arc::new(Heard::default()));
+        assert!(late.is_starting(&release), "as far as anybody knows");
         late.set(first.clone());
+        assert!(!late.is_starting(&release));
         late.wake(&release, 4);
         late.set(second.clone());
         assert_eq!(*first.0.lock().unwrap(), [3, 4]);
