@@ -100,7 +100,7 @@ impl End {
     /// The instance began to answer.
     pub(crate) fn answered(&mut self) {
         if let Some(line) = &mut self.line {
-            line.answered = self.local.shared.clock.now();
+            line.answered = self.local.shared.clock.recent();
         }
     }
 
