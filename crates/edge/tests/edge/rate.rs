@@ -149,7 +149,7 @@ async fn a_table_that_leaves_the_limit_as_it_is_keeps_the_count() {
 /// What one client got: when, the status, and after how long.
 type Got = (Instant, u16, Duration);
 
-/// Clients that ask again at once, whatever they were answered.
+/// Clients that ask again at once, or soon if they were told to come again later.
 async fn press(bed: &Bed, clients: usize, lasting: Duration) -> Vec<Got> {
     let mut all = JoinSet::new();
     let address = bed.address;
@@ -165,6 +165,7 @@ async fn press(bed: &Bed, clients: usize, lasting: Duration) -> Vec<Got> {
                     assert_eq!(reply.code(), Some("queue_full"));
                     let after: u64 = reply.field("retry-after").unwrap().parse().unwrap();
                     assert!((1..=3).contains(&after));
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
             got
@@ -184,8 +185,11 @@ async fn ten_at_a_time(bed: &Bed) -> Instance {
 async fn under_overload_who_is_served_is_served_soon_and_the_rest_is_told() {
     let bed = bed();
     let _instance = ten_at_a_time(&bed).await;
+    // What the instance can do on this machine as busy as it is: 200 a second where nothing else runs.
+    let before = press(&bed, 12, Duration::from_secs(1)).await;
     let began = Instant::now();
     let got = press(&bed, 200, Duration::from_secs(4)).await;
+    let of = |got: &[Got], status| got.iter().filter(|got| got.1 == status).count();
     // Until then it was learnt that the load is no burst.
     let learnt = began + Duration::from_millis(1_500);
     let later = || got.iter().filter(|(at, ..)| *at >= learnt);
@@ -193,10 +197,9 @@ async fn under_overload_who_is_served_is_served_soon_and_the_rest_is_told() {
     served.sort_unstable();
     let shed = later().filter(|got| got.1 == 503).count();
     assert!(got.iter().all(|(_, status, _)| matches!(status, 200 | 503)));
-    let all = got.iter().filter(|got| got.1 == 200).count();
+    let (all, able) = (of(&got, 200), of(&before, 200));
     let p99 = served[served.len() * 99 / 100];
-    println!("{all} served in 4 s, p50 {:?}, p99 {p99:?}, turned away {shed}", served[served.len() / 2]);
-    assert!(all >= 560, "{all} of the 800 that ten places answer in four seconds");
+    assert!(all * 10 >= 4 * able * 7, "{all} served in four seconds of {able} a second");
     assert!(shed > 0);
     // Without shedding everybody would wait for a second.
     assert!(p99 < Duration::from_millis(700), "{p99:?}");
@@ -204,7 +207,7 @@ async fn under_overload_who_is_served_is_served_soon_and_the_rest_is_told() {
     let line =
         counted.lines().find(|line| line.starts_with("minato_shed_total{app=\"shop\",service=\"web\"}"));
     let counted: usize = line.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
-    assert_eq!(counted, got.iter().filter(|got| got.1 == 503).count());
+    assert_eq!(counted, of(&before, 503) + of(&got, 503));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
