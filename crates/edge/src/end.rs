@@ -3,7 +3,7 @@
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{HeaderMap, Request};
 use minato_model::{code::Code, ids::ServiceKey};
 
 use crate::{
@@ -101,6 +101,15 @@ impl End {
     pub(crate) fn answered(&mut self) {
         if let Some(line) = &mut self.line {
             line.answered = self.local.shared.clock.recent();
+        }
+    }
+
+    /// The answer's head, or what comes after its body.
+    pub(crate) fn fields(&mut self, fields: &HeaderMap) {
+        if let Some(line) = &mut self.line
+            && let Some(status) = fields.get("grpc-status")
+        {
+            line.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
         }
     }
 

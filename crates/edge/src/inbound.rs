@@ -183,8 +183,7 @@ impl Phase {
 
     /// What was read is no request, or not all of one.
     pub(crate) fn refuse(&self, code: Code) {
-        // One is the last.
-        drop(self.refused.set(code));
+        self.refused.get_or_init(|| code);
     }
 
     pub(crate) fn refused(&self) -> Option<Code> {

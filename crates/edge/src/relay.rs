@@ -262,6 +262,9 @@ impl Body for Answered {
         };
         match &frame {
             Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    end.fields(trailers);
+                }
                 end.bytes += frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(0));
             }
             Some(Err(error)) => end.broke(error),

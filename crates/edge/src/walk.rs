@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use minato_model::{code::Code, node::Phases};
@@ -69,14 +69,14 @@ pub(crate) async fn answer(
             };
             if has_body && !http2 {
                 // What is left of the body would be read as the next request's head.
-                response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             response
         }
     };
     if !http2 && local.retired_at().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The client finds the successor with its next request.
-        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -95,7 +95,7 @@ async fn pass_on(
     end: &mut End,
 ) -> Result<Passed, Refused> {
     let asks_upgrade =
-        request.headers().contains_key(http::header::UPGRADE) || request.method() == Method::CONNECT;
+        request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT;
     let on_upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     if parts.version == Version::HTTP_2 {
@@ -176,6 +176,10 @@ fn switch(attempt: &mut Attempt, parts: &Parts, head: &Head) -> Result<(), Refus
         let release = Some(Arc::clone(lease.release()));
         Err(Refused { answer: Answer::new(Code::Upstream, detail), release })
     };
+    if parts.version < Version::HTTP_2 && grpc::content_type(&begun.headers).is_some() {
+        // HTTP/1 names trailers ahead; a call's are known.
+        begun.headers.entry(header::TRAILER).or_insert(grpc::TRAILERS);
+    }
     let switches = begun.switches();
     let by_http2 = matches!(begun.source, Source::Stream { .. });
     match &head.key {
@@ -191,7 +195,7 @@ fn switch(attempt: &mut Attempt, parts: &Parts, head: &Head) -> Result<(), Refus
         }
         None if switches && by_http2 => {
             begun.status = StatusCode::SWITCHING_PROTOCOLS;
-            begun.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
+            begun.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             let key = parts.headers.get("sec-websocket-key").map(HeaderValue::as_bytes).unwrap_or_default();
             if let Ok(accept) = HeaderValue::from_str(&websocket::accept(key)) {
                 begun.headers.insert("sec-websocket-accept", accept);
@@ -213,6 +217,9 @@ fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: En
     if stream {
         lease.begin_stream();
     }
+    if grpc {
+        end.fields(&headers);
+    }
     end.cold(waited.map(|(waited, _)| waited));
     if let Some((waited, phases)) = waited
         && let Ok(value) =
@@ -226,7 +233,7 @@ fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: En
         headers.insert(headers::X_REQUEST_ID.clone(), id);
     }
     end.status = status.as_u16();
-    let websocket = headers.get(http::header::UPGRADE);
+    let websocket = headers.get(header::UPGRADE);
     let websocket = websocket.is_none_or(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let local = Rc::clone(local);
     let body = match (begun.source, on_upgrade) {

@@ -40,6 +40,8 @@ pub(crate) struct Entry {
     /// How long the request waited for a start, in microseconds; 0: it didn't.
     pub(crate) cold: u64,
     pub(crate) flag: Option<&'static str>,
+    /// What a call of gRPC came to.
+    pub(crate) grpc_status: Option<u8>,
     pub(crate) trace_id: Option<[u8; 32]>,
     method: Vec<u8>,
     host: Vec<u8>,
@@ -65,6 +67,7 @@ impl Entry {
             release: 0,
             cold: 0,
             flag: None,
+            grpc_status: None,
             trace_id: None,
             method: Vec::new(),
             host: Vec::new(),
@@ -86,7 +89,7 @@ impl Entry {
         (self.answered, self.cold) = (0, 0);
         (self.status, self.bytes, self.received) = (0, 0, 0);
         (self.attempts, self.release) = (0, 0);
-        (self.flag, self.trace_id) = (None, None);
+        (self.flag, self.grpc_status, self.trace_id) = (None, None, None);
     }
 
     pub(crate) fn set_method(&mut self, method: &Method) {
@@ -157,7 +160,9 @@ impl Entry {
 
     /// Whether it is logged whatever share of the others is: it failed, or the answer was the edge's own.
     pub(crate) fn is_special(&self) -> bool {
-        self.flag.is_some() || self.status >= 500
+        // Of gRPC: unknown, deadline exceeded, internal, unavailable, data loss.
+        let failed = matches!(self.grpc_status, Some(2 | 4 | 13..=15));
+        self.flag.is_some() || self.status >= 500 || failed
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) fn write(out: &mut Vec<u8>, date: &mut Date, at: i64, entry: &Entry) 
     if entry.status != 0 {
         number(out, b",\"status\":", entry.status.into());
     }
+    if let Some(status) = entry.grpc_status {
+        number(out, b",\"grpc_status\":", status.into());
+    }
     number(out, b",\"bytes\":", entry.bytes);
     if entry.received != 0 {
         number(out, b",\"received\":", entry.received);

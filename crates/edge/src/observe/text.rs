@@ -66,7 +66,7 @@ fn each_release(out: &mut String, releases: &[Figures<'_>]) -> Result {
     };
     let help = "Requests that instances have.";
     each("minato_requests_in_flight", "gauge", help, &|release| release.in_flight.into())?;
-    let help = "WebSockets and server-sent events that are open.";
+    let help = "WebSockets, server-sent events and calls of gRPC that are open.";
     each("minato_streams", "gauge", help, &|release| release.streams.into())?;
     let help = "Requests tried on another connection or instance.";
     each("minato_retries_total", "counter", help, &|release| release.stats.retries())

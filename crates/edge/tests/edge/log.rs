@@ -246,6 +246,23 @@ async fn a_trace_passes_or_is_begun_and_is_logged() {
 }
 
 #[tokio::test]
+async fn what_a_call_of_grpc_came_to_is_logged() {
+    let logged = Logged::start(0.0, Format::Json);
+    logged.bed.publish_web(|_| {}).await;
+    let (address, _task) = serve_raw(|mut stream| async move {
+        read_request(&mut stream, &mut Vec::new()).await.unwrap();
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: grpc-status\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(b"3\r\nabc\r\n0\r\ngrpc-status: 14\r\n\r\n").await.unwrap();
+    })
+    .await;
+    logged.bed.handle.admit(endpoint("rpc", release(1), address));
+    assert_eq!(logged.bed.get("/").await.status, 200);
+    let line = &logged.lines(1).await[0];
+    assert_eq!((&line["status"], &line["grpc_status"], &line["bytes"]), (&200.into(), &14.into(), &3.into()));
+}
+
+#[tokio::test]
 async fn a_sample_of_nothing_still_holds_what_failed() {
     let logged = Logged::start(0.0, Format::Json);
     let _instance = logged.web().await;
