@@ -69,6 +69,8 @@ struct Walk<'a> {
     task: Task<'a>,
     service: Arc<Service>,
     release: Option<Arc<Release>>,
+    /// How long the answer may take to begin, and until when that is.
+    timeout: Duration,
     deadline: Instant,
     /// The instance that broke last.
     avoid: Option<u64>,
@@ -94,6 +96,7 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
         task,
         service,
         release: None,
+        timeout,
         deadline,
         avoid: None,
         breaks: 0,
@@ -379,7 +382,7 @@ impl Walk<'_> {
     }
 
     fn late(&self, what: &str) -> Answer {
-        Answer::new(Code::Timeout, format!("{what} ({:?})", self.service.route.timeout))
+        Answer::new(Code::Timeout, format!("{what} ({:?})", self.timeout))
     }
 
     /// Waited in vain, and says what for.

@@ -6,6 +6,10 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 use minato_model::code::Code;
 
+/// What a call's trailers may hold of gRPC's own.
+pub(crate) const TRAILERS: HeaderValue =
+    HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin");
+
 /// A call's outcome (gRPC's statuscodes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

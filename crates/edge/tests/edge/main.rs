@@ -6,6 +6,7 @@ mod bodies;
 mod cold;
 mod handover;
 mod heads;
+mod http2;
 mod life;
 mod log;
 mod names;
