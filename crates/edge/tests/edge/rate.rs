@@ -7,7 +7,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     routes::call,
-    support::{Bed, Client, Instance, Reply, bed, bed_with, entry, id, release, within},
+    support::{Bed, Client, Instance, Reply, bed, bed_with, entry, id, release, until, within},
 };
 
 fn rate(per: &str, limit: u32, every: Duration) -> Option<Rate> {
@@ -203,6 +203,10 @@ async fn under_overload_who_is_served_is_served_soon_and_the_rest_is_told() {
     assert!(shed > 0);
     // Without shedding everybody would wait for a second.
     assert!(p99 < Duration::from_millis(700), "{p99:?}");
+    // Nothing is left of those who were turned away.
+    bed.waiting(&release(1), 0).await;
+    bed.in_flight(&release(1), 0).await;
+    until(|| bed.handle.load(&release(1)).idle.is_some_and(|idle| !idle.is_zero())).await;
     let counted = bed.handle.metrics();
     let line =
         counted.lines().find(|line| line.starts_with("minato_shed_total{app=\"shop\",service=\"web\"}"));
