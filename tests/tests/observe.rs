@@ -5,9 +5,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use minato_tests::{Server, images, until, wire};
+use minato_tests::{Server, http, images, until, wire};
 use serde_json::Value;
 
 const MANIFEST: &str = r#"
@@ -167,4 +168,39 @@ fn the_access_log_is_in_the_data_directory() {
     server.stop();
     assert_eq!(lines().last().unwrap()["path"], "/last");
     assert_eq!(lines().len(), 3);
+}
+
+#[test]
+fn no_line_is_lost_or_torn_where_one_server_takes_over_from_another() {
+    let mut server = hello();
+    let address = server.http;
+    let stop = AtomicBool::new(false);
+    let asked = std::thread::scope(|scope| {
+        let (stop, asker) = (&stop, |from: usize| {
+            let mut number = from;
+            while !stop.load(SeqCst) {
+                let answer = http::get(address, "hello.localhost", &format!("/n{number}")).unwrap();
+                assert_eq!(answer.status, 404);
+                number += 2;
+            }
+            number
+        });
+        let ends = [0, 1].map(|from| scope.spawn(move || asker(from)));
+        let mut before = server.upgrade(&[]);
+        assert!(before.wait().unwrap().success());
+        stop.store(true, SeqCst);
+        ends.map(|end| end.join().unwrap())
+    });
+    server.stop();
+    let text = std::fs::read_to_string(server.data().join("logs/access.log")).unwrap();
+    let mut paths = BTreeMap::new();
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        *paths.entry(line["path"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+    }
+    for (from, end) in [0, 1].into_iter().zip(asked) {
+        for number in (from..end).step_by(2) {
+            assert_eq!(paths.get(&format!("/n{number}")), Some(&1), "/n{number} of {asked:?}");
+        }
+    }
 }

@@ -8,8 +8,10 @@ use std::{
 use super::{Batch, Format, Ink, common, date::Date, entry::Entry, json};
 use crate::{balance::mix, clock::Clock};
 
-/// A buffer is handed over when it has this much.
-const FULL: usize = 64 * 1024;
+/// Of a buffer.
+const ROOM: usize = 64 * 1024;
+/// A buffer is handed over when it has this much: the last line fits as well, nearly always.
+const FULL: usize = ROOM - 2 * 1024;
 /// Entries that are kept for the next lines, a few hundred bytes each.
 const SPARE: usize = 256;
 
@@ -39,7 +41,7 @@ impl Pen {
     pub(crate) fn new(ink: Option<Ink>, clock: Clock, seed: u64) -> Self {
         Self(ink.map(|ink| {
             let sheet = Sheet {
-                text: Vec::with_capacity(FULL),
+                text: Vec::with_capacity(ROOM),
                 lines: 0,
                 date: Date::new(ink.format),
                 spare: Vec::new(),
