@@ -84,6 +84,7 @@ pub(crate) async fn answer(
 /// An instance's answer has begun.
 struct Passed {
     attempt: Attempt,
+    /// The client's side, if another protocol follows.
     on_upgrade: Option<OnUpgrade>,
     request_id: Rc<str>,
 }
@@ -144,7 +145,7 @@ async fn pass_on(
     let attempted = attempt::run(task, service).await;
     local.scratch.replace(wire);
     let mut attempt = attempted?;
-    switch(&mut attempt, &parts, &head)?;
+    let on_upgrade = if switch(&mut attempt, &parts, &head)? { on_upgrade } else { None };
     Ok(Passed { attempt, on_upgrade, request_id })
 }
 
@@ -170,7 +171,8 @@ pub(crate) fn too_large(most: u64) -> Answer {
 }
 
 /// Says an instance's agreement to a WebSocket as the client's protocol has it, and refuses what is none.
-fn switch(attempt: &mut Attempt, parts: &Parts, head: &Head) -> Result<(), Refused> {
+/// Whether another protocol follows.
+fn switch(attempt: &mut Attempt, parts: &Parts, head: &Head) -> Result<bool, Refused> {
     let Attempt { begun, lease, .. } = attempt;
     let refuse = |detail| {
         let release = Some(Arc::clone(lease.release()));
@@ -184,14 +186,17 @@ fn switch(attempt: &mut Attempt, parts: &Parts, head: &Head) -> Result<(), Refus
     let by_http2 = matches!(begun.source, Source::Stream { .. });
     match &head.key {
         // Over HTTP/2 a success is the agreement, and nothing else may look like one.
-        Some(_) if !switches && begun.status.is_success() => refuse("the instance takes no WebSocket here"),
+        Some(_) if !switches && begun.status.is_success() => {
+            return refuse("the instance takes no WebSocket here");
+        }
         Some(key) if switches && !by_http2 && !websocket::is_accepted(&begun.headers, key) => {
-            refuse("the instance took up no WebSocket that was asked for")
+            return refuse("the instance took up no WebSocket that was asked for");
         }
         Some(_) if switches => {
             begun.status = StatusCode::OK;
-            begun.headers.remove("sec-websocket-accept");
-            Ok(())
+            for name in ["connection", "upgrade", "sec-websocket-accept"] {
+                begun.headers.remove(name);
+            }
         }
         None if switches && by_http2 => {
             begun.status = StatusCode::SWITCHING_PROTOCOLS;
@@ -200,16 +205,16 @@ fn switch(attempt: &mut Attempt, parts: &Parts, head: &Head) -> Result<(), Refus
             if let Ok(accept) = HeaderValue::from_str(&websocket::accept(key)) {
                 begun.headers.insert("sec-websocket-accept", accept);
             }
-            Ok(())
         }
-        Some(_) | None => Ok(()),
+        Some(_) | None => {}
     }
+    Ok(switches)
 }
 
 /// Makes the response of an answer that has begun.
 fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: End) -> Response<Answered> {
     let Passed { attempt: Attempt { begun, mut lease, waited }, on_upgrade, request_id } = passed;
-    let (status, switching) = (begun.status, begun.switches());
+    let (status, switching) = (begun.status, on_upgrade.is_some());
     let mut headers = begun.headers;
     headers::clean_response(&mut headers, status == StatusCode::SWITCHING_PROTOCOLS);
     let grpc = grpc::content_type(&headers).is_some();
@@ -237,17 +242,17 @@ fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: En
     let websocket = websocket.is_none_or(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let local = Rc::clone(local);
     let body = match (begun.source, on_upgrade) {
-        (source, Some(client)) if switching => {
+        (source, Some(client)) => {
             let line = end.take_line();
             let tunnel = Tunnel { local, inbound: Rc::clone(inbound), instance: source, lease, line, websocket };
             drop(tokio::task::spawn_local(tunnel.run(client)));
             Answered::whole(Bytes::new(), end)
         }
-        (Source::Connection { connection, framing, keep, sending }, _) => {
+        (Source::Connection { connection, framing, keep, sending }, None) => {
             let relayed = Relayed::new(local, connection, lease, framing, keep, sending, stream);
             Answered::relayed(relayed, end)
         }
-        (Source::Stream { body, share, upload, .. }, _) => {
+        (Source::Stream { body, share, upload, .. }, None) => {
             let streamed = Streamed::new(local, lease, (body, share, upload), stream, grpc);
             Answered::streamed(streamed, end)
         }

@@ -114,7 +114,12 @@ async fn read(response: h2::client::ResponseFuture) -> Result<Reply, h2::Error> 
 
 /// The next part of a body.
 async fn data(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
-    let data = within(body.data()).await?;
+    let data = loop {
+        let data = within(body.data()).await?;
+        if !data.as_ref().is_ok_and(Bytes::is_empty) {
+            break data;
+        }
+    };
     if let Ok(data) = &data {
         // The stream may be over, and nobody wait for room in it.
         drop(body.flow_control().release_capacity(data.len()));
