@@ -10,6 +10,7 @@ mod http2;
 mod life;
 mod log;
 mod names;
+mod observe;
 mod rate;
 mod routes;
 mod scale;

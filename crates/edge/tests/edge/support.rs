@@ -57,7 +57,9 @@ pub(crate) fn bed() -> Bed {
 }
 
 pub(crate) fn bed_with(plan: Option<AddressPlan>, change: impl FnOnce(&mut Config)) -> Bed {
-    let http = listen::bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+    // A free port may be another test's before all listeners have it.
+    let mut tries = (0..20).filter_map(|_| listen::bind("127.0.0.1:0".parse().unwrap(), 2).ok());
+    let http = tries.next().expect("a free port");
     let mut config = Config::new(http, plan);
     change(&mut config);
     bed_of(config)
