@@ -138,7 +138,9 @@ impl Fields for Vec<u8> {
 impl Fields for HeaderMap {
     fn field(&mut self, name: &str, value: &[u8]) {
         // Both were a name and a value, or made from such, before.
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+        {
             self.append(name, value);
         }
     }
@@ -259,12 +261,12 @@ impl<'a> Forwarded<'a> {
 }
 
 /// The id that the client gave its request, if it may be kept.
-pub(crate) fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let id = headers.get(&X_REQUEST_ID)?.to_str().ok()?;
+pub(crate) fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let id = headers.get(&X_REQUEST_ID)?;
     let safe = |byte: u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+')
     };
-    ((1..=64).contains(&id.len()) && id.bytes().all(safe)).then_some(id)
+    ((1..=64).contains(&id.len()) && id.as_bytes().iter().copied().all(safe)).then_some(id)
 }
 
 /// How the request's body is framed; `exact` is its length, where that is known.

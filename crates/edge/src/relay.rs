@@ -73,11 +73,11 @@ impl Answered {
         Self { content: Content::Whole(Some(content).filter(|content| !content.is_empty())), end }
     }
 
-    pub(crate) fn relayed(relayed: Relayed, end: End) -> Self {
-        if relayed.source.is_none() {
-            return Self::whole(Bytes::new(), end);
+    pub(crate) fn relayed(mut relayed: Relayed, end: End) -> Self {
+        match relayed.take_whole() {
+            Some(content) => Self::whole(content, end),
+            None => Self { content: Content::Relayed(Box::new(relayed)), end },
         }
-        Self { content: Content::Relayed(Box::new(relayed)), end }
     }
 
     pub(crate) fn streamed(streamed: Streamed, end: End) -> Self {
@@ -132,6 +132,20 @@ impl Relayed {
             relayed.finish();
         }
         relayed
+    }
+
+    /// The body, if all of it came with the head, as that of most answers does.
+    fn take_whole(&mut self) -> Option<Bytes> {
+        let Some(source) = self.source.as_mut() else { return Some(Bytes::new()) };
+        let Framing::Length(length) = self.framing else { return None };
+        let length =
+            usize::try_from(length).ok().filter(|length| *length <= source.connection.buffer.len())?;
+        if self.sending.is_some() {
+            return None;
+        }
+        let content = source.connection.buffer.split_to(length).freeze();
+        self.finish();
+        Some(content)
     }
 
     /// The body is complete: gives the connection and the place back.

@@ -15,7 +15,8 @@ use std::{
 
 pub(crate) mod http2;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use minato_model::code::Code;
@@ -137,8 +138,9 @@ impl Local {
     }
 
     /// A new request id.
-    pub(crate) fn next_id(&self) -> String {
-        [self.draw(), self.draw()].into_iter().flat_map(hex).map(char::from).collect()
+    pub(crate) fn next_id(&self) -> HeaderValue {
+        let id = Bytes::from([hex(self.draw()), hex(self.draw())].concat());
+        HeaderValue::from_maybe_shared(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
     }
 
     /// A number that looks random, and that this thread never drew before.

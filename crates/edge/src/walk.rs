@@ -86,7 +86,7 @@ struct Passed {
     attempt: Attempt,
     /// The client's side, if another protocol follows.
     on_upgrade: Option<OnUpgrade>,
-    request_id: Rc<str>,
+    request_id: HeaderValue,
 }
 
 async fn pass_on(
@@ -95,8 +95,7 @@ async fn pass_on(
     mut request: Request<Incoming>,
     end: &mut End,
 ) -> Result<Passed, Refused> {
-    let asks_upgrade =
-        request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT;
+    let asks_upgrade = request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT;
     let on_upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     if parts.version == Version::HTTP_2 {
@@ -116,15 +115,15 @@ async fn pass_on(
         return Err(Answer::new(Code::BadRequest, "a call of gRPC needs HTTP/2, or `TE: trailers`").into());
     }
     let (body, length) = upload(local, &service, &parts, body)?;
-    let request_id: Rc<str> =
-        headers::request_id(&parts.headers).map_or_else(|| local.next_id().into(), Rc::from);
+    let request_id = headers::request_id(&parts.headers).cloned().unwrap_or_else(|| local.next_id());
+    let id_text = request_id.to_str().unwrap_or_default();
     let trace = Trace::of(&parts.headers, || local.draw());
     if let Some(line) = end.line() {
-        line.set_request_id(&request_id);
+        line.set_request_id(id_text);
         line.trace_id = Some(trace.id());
     }
     let peer = inbound.peer_text.as_str();
-    let added = Added { peer, trusted: inbound.trusted, request_id: &request_id, trace: &trace, hops };
+    let added = Added { peer, trusted: inbound.trusted, request_id: id_text, trace: &trace, hops };
     let asked = Asked { parts: &parts, head: &head, added: &added };
     let mut wire = local.scratch.take();
     wire.clear();
@@ -232,10 +231,8 @@ fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: En
     {
         headers.append("server-timing", value);
     }
-    if let (false, Ok(id)) =
-        (headers.contains_key(&headers::X_REQUEST_ID), HeaderValue::from_str(&request_id))
-    {
-        headers.insert(headers::X_REQUEST_ID.clone(), id);
+    if let header::Entry::Vacant(place) = headers.entry(&headers::X_REQUEST_ID) {
+        place.insert(request_id);
     }
     end.status = status.as_u16();
     let websocket = headers.get(header::UPGRADE);
@@ -244,7 +241,8 @@ fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: En
     let body = match (begun.source, on_upgrade) {
         (source, Some(client)) => {
             let line = end.take_line();
-            let tunnel = Tunnel { local, inbound: Rc::clone(inbound), instance: source, lease, line, websocket };
+            let tunnel =
+                Tunnel { local, inbound: Rc::clone(inbound), instance: source, lease, line, websocket };
             drop(tokio::task::spawn_local(tunnel.run(client)));
             Answered::whole(Bytes::new(), end)
         }

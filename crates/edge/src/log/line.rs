@@ -45,7 +45,8 @@ impl Line {
         let target = || request.uri().authority().map(|target| target.as_str().as_bytes());
         entry.set_host(host.or_else(target).unwrap_or_default());
         entry.set_path(request.uri().path());
-        entry.set_request_id(headers::request_id(request.headers()).unwrap_or_default());
+        let request_id = headers::request_id(request.headers()).and_then(|id| id.to_str().ok());
+        entry.set_request_id(request_id.unwrap_or_default());
     }
 
     /// Which release it counts for.
