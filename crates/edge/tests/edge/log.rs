@@ -11,7 +11,10 @@ use std::{
 use minato_edge::log::{AccessLog, Format};
 use minato_model::{routing::Routing as _, time::Moment};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::support::{
     Bed, Client, Instance, bed_with, endpoint, entry, field, read_request, release, serve_raw, until, within,
@@ -243,6 +246,33 @@ async fn a_trace_passes_or_is_begun_and_is_logged() {
     let ids: Vec<_> = lines[1..].iter().map(|line| line["trace_id"].as_str().unwrap()).collect();
     assert_eq!(ids, begun);
     assert!(ids[0] != ids[1] && ids[1] != ids[2], "{ids:?}");
+}
+
+#[tokio::test]
+async fn each_stream_of_http2_is_a_line() {
+    let logged = Logged::start(1.0, Format::Json);
+    let _instance = logged.web().await;
+    let stream = TcpStream::connect(logged.bed.address).await.unwrap();
+    let (mut send, connection) = h2::client::handshake(stream).await.unwrap();
+    let mut all = tokio::task::JoinSet::new();
+    all.spawn(connection);
+    let ask = |path: &str| {
+        let uri = format!("http://shop.localhost{path}");
+        http::Request::builder().uri(uri).version(http::Version::HTTP_2).body(()).unwrap()
+    };
+    let (slow, mut taken_back) = send.send_request(ask("/slow/20000"), true).unwrap();
+    logged.bed.in_flight(&release(1), 1).await;
+    let (answer, _) = send.send_request(ask("/quick?token=secret"), true).unwrap();
+    assert_eq!(within(answer).await.unwrap().status(), 200);
+    taken_back.send_reset(h2::Reason::CANCEL);
+    drop(slow);
+    let [slow, quick] = logged.by_path(["/slow/20000", "/quick"]).await;
+    for line in [&slow, &quick] {
+        assert_eq!((&line["protocol"], &line["host"]), (&"HTTP/2".into(), &"shop.localhost".into()));
+    }
+    assert_eq!((&quick["status"], quick.get("flag")), (&200.into(), None));
+    assert_eq!((&slow["status"], &slow["flag"]), (&499.into(), &"client_gone".into()));
+    all.abort_all();
 }
 
 #[tokio::test]
