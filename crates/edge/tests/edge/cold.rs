@@ -120,10 +120,10 @@ async fn a_full_queue_is_said_at_once() {
         clients.push(client);
     }
     let reply = bed.get("/").await;
-    assert_eq!(
-        (reply.status, reply.code(), reply.field("retry-after")),
-        (503, Some("queue_full"), Some("1"))
-    );
+    assert_eq!((reply.status, reply.code()), (503, Some("queue_full")));
+    // Spread, so that those who were turned away don't come back together.
+    let after: u64 = reply.field("retry-after").unwrap().parse().unwrap();
+    assert!((1..=3).contains(&after), "{after}");
     drop(clients);
     bed.waiting(&release(1), 0).await;
 }
