@@ -1,12 +1,14 @@
 //! How an instance is while it serves: its health check, and what the edge found suspicious. Who is
 //! not well leaves routing and is left alive. Who stays so is replaced, which is decided elsewhere.
 
+mod http2;
+
 use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use minato_model::{
     code::Code,
     ids::{InstanceId, ReleaseKey},
-    manifest::Health,
+    manifest::{Health, Protocol},
     route::Endpoint,
 };
 use tokio::{
@@ -68,10 +70,11 @@ pub(crate) async fn first(
     orders: &mut watch::Receiver<Orders>,
 ) -> Result<(), Stop> {
     let Some(health) = configured(node, key) else { return Ok(()) };
+    let protocol = protocol(node, key).unwrap_or(Protocol::Http);
     let (mut pause, longest) = FIRST;
     loop {
         let asked = tokio::select! {
-            asked = ask(address, port, &health) => asked,
+            asked = ask(address, port, protocol, &health) => asked,
             stop = start::unwanted(orders) => return Err(stop),
         };
         let Err(error) = asked else { return Ok(()) };
@@ -254,7 +257,8 @@ impl<'a> Watched<'a> {
             }
         }
         let Some(health) = health else { return Found::Well };
-        match ask(address, port, &health).await {
+        let protocol = protocol(self.node, self.key).unwrap_or(Protocol::Http);
+        match ask(address, port, protocol, &health).await {
             Ok(()) => Found::Well,
             Err(error) if error.is_want() => Found::Unknown(whole(&error)),
             Err(error) => {
@@ -278,7 +282,9 @@ impl<'a> Watched<'a> {
         let place = self.node.table().instances.get(self.id).map(|record| (record.address, record.port));
         let Some((address, port)) = place else { return };
         let (instance, release) = (self.id.clone(), self.key.clone());
-        let endpoint = Endpoint { instance, release, address, port, cold: None, pooled: None, zone: None, protocol: None };
+        let protocol = protocol(self.node, self.key);
+        let endpoint =
+            Endpoint { instance, release, address, port, cold: None, pooled: None, zone: None, protocol };
         self.node.routing.admit(endpoint);
         self.node.record("instance_healthy", self.key, self.id, reason, serde_json::Value::Null);
         self.node.signals.changed(&self.key.service);
@@ -300,10 +306,25 @@ pub(crate) fn configured(node: &Node, key: &ReleaseKey) -> Option<Health> {
     node.table().slices.get(&key.service).and_then(|slice| slice.health.clone())
 }
 
+/// How instances of a release are spoken to, if it is known here.
+pub(crate) fn protocol(node: &Node, key: &ReleaseKey) -> Option<Protocol> {
+    node.table().releases.get(key).map(|state| state.release.spec.protocol)
+}
+
 /// Asks once.
-async fn ask(address: Ipv4Addr, port: u16, health: &Health) -> Result<(), CheckError> {
+async fn ask(address: Ipv4Addr, port: u16, protocol: Protocol, health: &Health) -> Result<(), CheckError> {
     let limit = health.every.clamp(RETRY, ANSWER_MAX);
-    timeout(limit, exchange(address, port, &health.path)).await.unwrap_or(Err(CheckError::Timeout(limit)))
+    let asked = async {
+        match protocol {
+            Protocol::Http | Protocol::Tcp => exchange(address, port, &health.path).await,
+            Protocol::H2c | Protocol::Grpc => {
+                let stream = TcpStream::connect((address, port)).await?;
+                let call = protocol == Protocol::Grpc;
+                http2::exchange(stream, &format!("{address}:{port}"), &health.path, call).await
+            }
+        }
+    };
+    timeout(limit, asked).await.unwrap_or(Err(CheckError::Timeout(limit)))
 }
 
 async fn exchange(address: Ipv4Addr, port: u16, path: &str) -> Result<(), CheckError> {
@@ -350,7 +371,7 @@ mod tests {
             String::from_utf8_lossy(&request[..read]).into_owned()
         });
         let health = Health { path: "/healthz".to_owned(), every: Duration::from_secs(2) };
-        let result = ask(Ipv4Addr::LOCALHOST, port, &health).await;
+        let result = ask(Ipv4Addr::LOCALHOST, port, Protocol::Http, &health).await;
         assert!(served.await.unwrap().starts_with("GET /healthz HTTP/1.1\r\n"));
         result
     }

@@ -253,6 +253,7 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
     if let Some(Ok(namespace)) = pid.map(look::namespace) {
         node.routing.reach(id, namespace.into());
     }
+    let protocol = health::protocol(node, key);
     node.routing.admit(Endpoint {
         instance: id.clone(),
         release: key.clone(),
@@ -261,7 +262,7 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
         cold: cold.then_some(phases),
         pooled,
         zone: None,
-        protocol: None,
+        protocol,
     });
     crash::point("start.ready");
     let mut table = node.table();

@@ -81,6 +81,7 @@ struct Walk<'a> {
 }
 
 /// What one connection came to.
+#[expect(clippy::large_enum_variant, reason = "nearly every one is the large one")]
 enum Outcome {
     Begun(Begun),
     /// Not with this instance; elsewhere, perhaps.

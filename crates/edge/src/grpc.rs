@@ -118,7 +118,9 @@ mod tests {
             let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(text))]);
             content_type(&headers).is_some()
         };
-        assert!(check("application/grpc") && check("application/grpc+proto") && check("application/grpc-web"));
+        assert!(
+            check("application/grpc") && check("application/grpc+proto") && check("application/grpc-web")
+        );
         assert!(!check("application/grpcx") && !check("application/json"));
     }
 

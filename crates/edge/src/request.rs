@@ -37,7 +37,8 @@ pub(crate) fn check(parts: &Parts, limits: &Limits) -> Result<Head, Answer> {
         return Err(Answer::new(Code::HeadersTooLarge, detail));
     }
     let connect = parts.method == Method::CONNECT;
-    let upgrade = if connect { Some(connect_protocol(parts)?) } else { upgrade(&parts.headers, parts.version) };
+    let upgrade =
+        if connect { Some(connect_protocol(parts)?) } else { upgrade(&parts.headers, parts.version) };
     let authority = authority(parts)?;
     Ok(Head {
         host: host(&authority).ok_or_else(|| bad("the Host header holds no host"))?,
@@ -60,7 +61,9 @@ fn authority(parts: &Parts) -> Result<String, Answer> {
     let Some(host) = hosts.next() else {
         // HTTP/2 has `:authority` in its place (RFC 9113, 8.3.1).
         let target = target.filter(|_| parts.version == Version::HTTP_2);
-        return target.map(|target| target.as_str().to_owned()).ok_or_else(|| bad("the request has no Host header"));
+        return target
+            .map(|target| target.as_str().to_owned())
+            .ok_or_else(|| bad("the request has no Host header"));
     };
     if hosts.next().is_some() {
         return Err(bad("the request has more than one Host header"));
@@ -98,7 +101,10 @@ fn upgrade(headers: &HeaderMap, version: Version) -> Option<header::HeaderValue>
 
 /// The protocol that an extended CONNECT asks for; the ordinary one is for forward proxies.
 fn connect_protocol(parts: &Parts) -> Result<header::HeaderValue, Answer> {
-    let asked = parts.extensions.get::<hyper::ext::Protocol>().ok_or_else(|| bad("CONNECT is not for this server"))?;
+    let asked = parts
+        .extensions
+        .get::<hyper::ext::Protocol>()
+        .ok_or_else(|| bad("CONNECT is not for this server"))?;
     if asked.as_str().eq_ignore_ascii_case("websocket") {
         return Ok(header::HeaderValue::from_static("websocket"));
     }

@@ -33,8 +33,10 @@ mod tests {
     #[test]
     fn the_key_of_the_specification_is_accepted() {
         let key = "dGhlIHNhbXBsZSBub25jZQ==";
-        let headers =
-            HeaderMap::from_iter([("sec-websocket-accept".parse().unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".parse().unwrap())]);
+        let headers = HeaderMap::from_iter([(
+            "sec-websocket-accept".parse().unwrap(),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".parse().unwrap(),
+        )]);
         assert!(is_accepted(&headers, key));
         assert!(!is_accepted(&headers, "AAAAAAAAAAAAAAAAAAAAAA=="));
     }

@@ -128,7 +128,11 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
                 connection.expect(length);
             }
             let Head { status, headers, framing, keep } = head;
-            return Ok(Begun { status, headers, source: Source::Connection { connection, framing, keep, sending } });
+            return Ok(Begun {
+                status,
+                headers,
+                source: Source::Connection { connection, framing, keep, sending },
+            });
         }
         let empty = connection.buffer.is_empty();
         let event = std::future::poll_fn(|cx| {

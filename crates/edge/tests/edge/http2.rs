@@ -174,7 +174,8 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
     if request.method() == Method::CONNECT {
         let protocol = request.extensions().get::<h2::ext::Protocol>().unwrap();
         assert_eq!(protocol.as_str(), "websocket");
-        return echo(request.into_body(), respond.send_response(Response::new(()), false).unwrap(), None).await;
+        return echo(request.into_body(), respond.send_response(Response::new(()), false).unwrap(), None)
+            .await;
     }
     match path.as_str() {
         "/test.Echo/Bidi" => {
@@ -257,7 +258,10 @@ async fn requests_share_a_connection_and_reach_an_instance_of_http1() {
     let echo = link.ask(echo, None).await.unwrap();
     assert!(echo.text().contains("\r\ncookie: a=1; b=2\r\n"), "{}", echo.text());
     assert!(echo.text().starts_with("GET /echo HTTP/1.1\r\nhost: shop.localhost\r\n"), "{}", echo.text());
-    assert_eq!(bed.edge.metrics().lines().find(|l| l.starts_with("minato_edge_connections ")), Some("minato_edge_connections 1"));
+    assert_eq!(
+        bed.edge.metrics().lines().find(|l| l.starts_with("minato_edge_connections ")),
+        Some("minato_edge_connections 1")
+    );
 }
 
 #[tokio::test]
@@ -270,7 +274,7 @@ async fn large_bodies_pass_as_fast_as_they_are_taken() {
                 bed.handle.admit(http1.endpoint.clone());
                 None
             }
-            _ => Some(play(&bed, "one").await),
+            Protocol::H2c | Protocol::Grpc | Protocol::Tcp => Some(play(&bed, "one").await),
         };
         let mut link = Link::to(bed.address).await;
         let body = vec![7; 5_000_000];
@@ -318,7 +322,10 @@ async fn who_is_meant_is_said_once() {
         assert_eq!(link.ask(request, None).await.unwrap().status, status);
     }
     let refused = link.get(&format!("/{}", "x".repeat(17_000))).await;
-    assert_eq!((refused.status, &refused.headers["minato-code"]), (StatusCode::URI_TOO_LONG, &"uri_too_long".parse().unwrap()));
+    assert_eq!(
+        (refused.status, &refused.headers["minato-code"]),
+        (StatusCode::URI_TOO_LONG, &"uri_too_long".parse().unwrap())
+    );
     let mut connect = request(Method::CONNECT, "/");
     *connect.uri_mut() = "shop.localhost:80".parse().unwrap();
     assert_eq!(link.ask(connect, None).await.unwrap().status, 400);
@@ -380,13 +387,18 @@ async fn an_instance_is_spoken_to_in_http2_over_one_connection() {
     asked.headers_mut().insert("te", "trailers".parse().unwrap());
     let fields = link.ask(asked, None).await.unwrap();
     assert!(fields.text().starts_with("http://shop.localhost/fields?q=1 "), "{}", fields.text());
-    for field in ["\"te\": \"trailers\"", "\"x-forwarded-for\": \"127.0.0.1\"", "\"x-forwarded-proto\": \"http\""] {
+    for field in
+        ["\"te\": \"trailers\"", "\"x-forwarded-for\": \"127.0.0.1\"", "\"x-forwarded-proto\": \"http\""]
+    {
         assert!(fields.text().contains(field), "{}", fields.text());
     }
     // A client of HTTP/1 likewise; an early answer ends a body that goes on.
     let mut client = bed.client().await;
     assert_eq!(client.get("/").await.text(), "0");
-    assert_eq!(link.ask(request(Method::POST, "/early"), Some(vec![0; 2_000_000])).await.unwrap().status, 403);
+    assert_eq!(
+        link.ask(request(Method::POST, "/early"), Some(vec![0; 2_000_000])).await.unwrap().status,
+        403
+    );
     drop(held);
     bed.in_flight(&release(1), 0).await;
 }
@@ -450,7 +462,7 @@ async fn calls_are_passed_with_their_outcome() {
     // A client of HTTP/1 gets the outcome if it takes trailers.
     let mut client = bed.client().await;
     let fields = "content-type: application/grpc\r\ncontent-length: 0\r\n";
-    client.send(format!("POST /test.Echo/Unary HTTP/1.1\r\nHost: shop.localhost\r\nTE: trailers\r\nConnection: te\r\ntransfer-encoding: chunked\r\ncontent-type: application/grpc\r\n\r\n1\r\nx\r\n0\r\n\r\n")).await;
+    client.send("POST /test.Echo/Unary HTTP/1.1\r\nHost: shop.localhost\r\nTE: trailers\r\nConnection: te\r\ntransfer-encoding: chunked\r\ncontent-type: application/grpc\r\n\r\n1\r\nx\r\n0\r\n\r\n").await;
     let wire = within(async {
         let mut wire = String::new();
         while !wire.ends_with("\r\n\r\n") || !wire.contains("0\r\n") {
@@ -459,7 +471,10 @@ async fn calls_are_passed_with_their_outcome() {
         wire
     });
     let wire = wire.await;
-    assert!(wire.contains("\r\ntrailer: grpc-status") && wire.ends_with("1\r\n1\r\n0\r\ngrpc-status: 0\r\n\r\n"), "{wire}");
+    assert!(
+        wire.contains("\r\ntrailer: grpc-status") && wire.ends_with("1\r\n1\r\n0\r\ngrpc-status: 0\r\n\r\n"),
+        "{wire}"
+    );
     let mut client = bed.client().await;
     client.send(format!("POST /test.Echo/Unary HTTP/1.1\r\nHost: shop.localhost\r\n{fields}\r\n")).await;
     assert_eq!(client.reply("POST").await.code(), Some("bad_request"));
@@ -475,7 +490,10 @@ async fn what_the_edge_says_to_a_call_is_an_outcome_too() {
     let field = |reply: &Reply, name: &str| reply.headers[name].to_str().unwrap().to_owned();
     assert_eq!((reply.status, reply.body.len()), (StatusCode::OK, 0));
     assert_eq!(field(&reply, "grpc-status"), "4");
-    assert_eq!((field(&reply, "minato-code"), field(&reply, "minato-origin")), ("timeout".into(), "cluster".into()));
+    assert_eq!(
+        (field(&reply, "minato-code"), field(&reply, "minato-origin")),
+        ("timeout".into(), "cluster".into())
+    );
     assert!(field(&reply, "grpc-message").contains("50ms"), "{reply:?}");
     assert_eq!(field(&reply, "content-type"), "application/grpc");
     let mut nobodys = call("Unary");
@@ -524,7 +542,7 @@ async fn echoing(bed: &Bed, accept: bool) -> JoinHandle<()> {
         assert_eq!((field("upgrade"), field("connection")), (Some("websocket"), Some("upgrade")));
         assert_eq!(field("sec-websocket-version"), Some("13"));
         let key = if accept { field("sec-websocket-key").unwrap() } else { "AAAAAAAAAAAAAAAAAAAAAA==" };
-        let accept = tungstenite_accept(key);
+        let accept = accept_of(key);
         let head = format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {accept}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let (mut read, mut write) = stream.split();
@@ -536,7 +554,7 @@ async fn echoing(bed: &Bed, accept: bool) -> JoinHandle<()> {
 }
 
 /// What answers a key (RFC 6455, 4.2.2).
-fn tungstenite_accept(key: &str) -> String {
+fn accept_of(key: &str) -> String {
     use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
@@ -561,7 +579,7 @@ async fn a_websocket_in_a_stream_reaches_instances_of_both_protocols() {
         let bed = bed_of(protocol).await;
         let (_one, _other) = match protocol {
             Protocol::Http => (Some(echoing(&bed, true).await), None),
-            _ => (None, Some(play(&bed, "one").await)),
+            Protocol::H2c | Protocol::Grpc | Protocol::Tcp => (None, Some(play(&bed, "one").await)),
         };
         let mut link = Link::to(bed.address).await;
         let (mut stream, mut body) = chat(&mut link).await;
@@ -587,7 +605,9 @@ async fn a_websocket_of_http1_reaches_an_instance_of_http2() {
     let _played = play(&bed, "one").await;
     let mut client = bed.client().await;
     let key = "dGhlIHNhbXBsZSBub25jZQ==";
-    let fields = format!("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n");
+    let fields = format!(
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+    );
     let reply = client.ask("GET", "/chat", &fields).await;
     assert_eq!(reply.status, 101);
     assert_eq!(reply.field("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
@@ -601,7 +621,10 @@ async fn what_is_no_websocket_is_not_taken_for_one() {
     let _task = echoing(&bed, false).await;
     let mut link = Link::to(bed.address).await;
     let (response, _) = websocket(&mut link).await;
-    assert_eq!((response.status(), &response.headers()["minato-code"]), (StatusCode::BAD_GATEWAY, &"upstream".parse().unwrap()));
+    assert_eq!(
+        (response.status(), &response.headers()["minato-code"]),
+        (StatusCode::BAD_GATEWAY, &"upstream".parse().unwrap())
+    );
     // An answer of 200 to an upgrade is none.
     bed.handle.withdraw(&id("one")).await;
     let instance = Instance::start("two").await;
@@ -637,7 +660,9 @@ async fn an_idle_connection_is_closed_and_one_that_only_takes_back_is_cut() {
     let mut link = Link::to(bed.address).await;
     within(async {
         while std::future::poll_fn(|cx| link.send.poll_ready(cx)).await.is_ok() {
-            let Ok((_response, mut stream)) = link.send.send_request(request(Method::GET, "/"), true) else { break };
+            let Ok((_response, mut stream)) = link.send.send_request(request(Method::GET, "/"), true) else {
+                break;
+            };
             tokio::task::yield_now().await;
             stream.send_reset(Reason::CANCEL);
             tokio::task::yield_now().await;

@@ -105,9 +105,11 @@ fn protocol(table: &Table<'_>) -> Protocol {
     let Some(value) = table.get("protocol") else { return Protocol::Http };
     match value.text() {
         Some("http") | None => {}
+        Some("h2c") => return Protocol::H2c,
+        Some("grpc") => return Protocol::Grpc,
         // One after another, as the edge learns them.
-        Some(other @ ("h2c" | "grpc" | "tcp" | "https")) => not_yet(&value, other),
-        Some(other) => unknown_word(&value, other, "http"),
+        Some(other @ ("tcp" | "https")) => not_yet(&value, other),
+        Some(other) => unknown_word(&value, other, "http\", \"h2c\" or \"grpc"),
     }
     Protocol::Http
 }

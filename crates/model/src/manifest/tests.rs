@@ -209,7 +209,7 @@ fn what_does_not_work_yet_is_refused() {
     let keys = [
         "bind = [\"orders\"]",
         "sign = \"required\"",
-        "protocol = \"grpc\"",
+        "protocol = \"https\"",
         "tls = { redirect = true }",
         "metrics = { path = \"/metrics\" }",
         "place = { spread = \"zone\" }",
@@ -231,6 +231,18 @@ fn what_does_not_work_yet_is_refused() {
         let problems = parse(&[Source { name: "app.toml", text: &text }]).unwrap_err().problems;
         assert_eq!(problems[0].code, Code::NotSupported, "{table}");
     }
+}
+
+#[test]
+fn how_an_instance_is_spoken_to_is_read() {
+    let protocol = |keys: &str| one(&format!("{HEAD}{keys}")).services.into_values().next().unwrap().protocol;
+    assert_eq!(protocol(""), Protocol::Http);
+    assert_eq!(protocol("protocol = \"h2c\""), Protocol::H2c);
+    assert_eq!(protocol("protocol = \"grpc\""), Protocol::Grpc);
+    check(
+        &format!("{HEAD}protocol = \"http2\""),
+        "4 invalid_value services.web.protocol: `services.web.protocol` can't be \"http2\" | it takes \"http\", \"h2c\" or \"grpc\"",
+    );
 }
 
 #[test]

@@ -100,11 +100,7 @@ pub(crate) async fn exchange(share: Share, message: &Message<'_>) -> Result<Begu
 }
 
 /// What it means that no answer came.
-fn failure(
-    error: &TrySendError<Request<Outgoing>>,
-    upload: Option<&Rc<Upload>>,
-    reused: bool,
-) -> Failure {
+fn failure(error: &TrySendError<Request<Outgoing>>, upload: Option<&Rc<Upload>>, reused: bool) -> Failure {
     if let Some(broken) = upload.and_then(|upload| upload.broken()) {
         return Failure::Client(broken);
     }
