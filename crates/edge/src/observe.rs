@@ -195,6 +195,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) streams: u32,
     /// Requests that instances have.
     pub(crate) in_flight: u32,
+    /// Times that an instance was passed over for a while.
+    pub(crate) ejections: u64,
 }
 
 #[cfg(test)]

@@ -57,6 +57,8 @@ pub(crate) struct Release {
     /// Whose turn it is, where each has its turn.
     turn: AtomicU64,
     stats: OnceLock<Box<Stats>>,
+    /// Times that one of its instances was passed over for a while.
+    pub(crate) ejections: AtomicU64,
 }
 
 /// Why no instance of a release takes a request.
@@ -100,6 +102,7 @@ impl Release {
             draws: AtomicU64::new(0),
             turn: AtomicU64::new(0),
             stats: OnceLock::new(),
+            ejections: AtomicU64::new(0),
         }
     }
 
@@ -347,6 +350,7 @@ impl Lease {
     /// Connecting was refused: the agent looks, and until then the instance is passed over.
     pub(crate) fn refused(self) {
         let until = self.target.suspend(self.release.clock);
+        self.release.ejections.fetch_add(1, Relaxed);
         self.release.wake.suspect(&self.target.endpoint.instance);
         let release = Arc::clone(&self.release);
         let at = release.clock.instant(until);

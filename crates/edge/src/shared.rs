@@ -6,7 +6,10 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
 };
 
@@ -253,8 +256,13 @@ impl Shared {
         let figures: Vec<_> = releases
             .iter()
             .filter_map(|release| {
-                let (stats, streams) = (release.stats_if_any()?, release.streams());
-                Some(Figures { key: &release.key, stats, streams, in_flight: release.load().in_flight })
+                Some(Figures {
+                    key: &release.key,
+                    stats: release.stats_if_any()?,
+                    streams: release.streams(),
+                    in_flight: release.load().in_flight,
+                    ejections: release.ejections.load(Relaxed),
+                })
             })
             .collect();
         let mut text = observe::render(&self.totals, gauges, &figures);

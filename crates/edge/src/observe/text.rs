@@ -69,7 +69,9 @@ fn each_release(out: &mut String, releases: &[Figures<'_>]) -> Result {
     let help = "WebSockets, server-sent events and calls of gRPC that are open.";
     each("minato_streams", "gauge", help, &|release| release.streams.into())?;
     let help = "Requests tried on another connection or instance.";
-    each("minato_retries_total", "counter", help, &|release| release.stats.retries())
+    each("minato_retries_total", "counter", help, &|release| release.stats.retries())?;
+    let help = "Times that an instance was passed over for a while because it failed.";
+    each("minato_outlier_ejections_total", "counter", help, &|release| release.ejections)
 }
 
 fn whole(out: &mut String, totals: &Totals, gauges: Gauges) -> Result {
@@ -135,7 +137,7 @@ mod tests {
         stats.count(0, 200, 1_500);
         stats.count(0, 418, 31_000_000);
         stats.retried();
-        let figures = Figures { key: &key, stats: &stats, streams: 4, in_flight: 5 };
+        let figures = Figures { key: &key, stats: &stats, streams: 4, in_flight: 5, ejections: 6 };
         let text = render(&totals, Gauges { connections: 7, held: 2 }, &[figures]);
         for line in [
             "minato_requests_total{app=\"\",service=\"\",release=\"\",code=\"404\"} 1",
@@ -149,6 +151,7 @@ mod tests {
             "minato_requests_in_flight{app=\"shop\",service=\"web\",release=\"3\"} 5",
             "minato_held_requests 2",
             "minato_retries_total{app=\"shop\",service=\"web\",release=\"3\"} 1",
+            "minato_outlier_ejections_total{app=\"shop\",service=\"web\",release=\"3\"} 6",
             "minato_request_flags_total{flag=\"no_route\"} 1",
             "minato_access_log_dropped_total 0",
             "minato_edge_connections 7",
