@@ -28,6 +28,7 @@ use crate::{
     clock::{Clock, Micros, micros},
     config::Limits,
     handover::RETIRED_IDLE,
+    relay::watched::Bodies,
     shared::Counted,
     upstream::connection::drained,
 };
@@ -57,6 +58,8 @@ pub(crate) struct Inbound {
     pub(crate) caller: Option<ServiceKey>,
     /// Whether its `X-Forwarded-*` is believed.
     pub(crate) trusted: bool,
+    /// Answers in its streams.
+    pub(crate) bodies: Bodies,
     pub(crate) _counted: Counted,
 }
 
@@ -157,6 +160,11 @@ impl Phase {
         self.requests.load(Relaxed) > 0
     }
 
+    /// How many requests are under way.
+    pub(crate) fn requests(&self) -> usize {
+        usize::try_from(self.requests.load(Relaxed)).unwrap_or(usize::MAX)
+    }
+
     /// The client took a request back before its answer, or was answered.
     pub(crate) fn note(&self, taken_back: bool) {
         let count = self.taken_back.load(Relaxed);
@@ -242,8 +250,7 @@ impl Phase {
 
     /// What hyper says by itself: it read a head that is none, and wrote a bare status.
     fn refusal(&self, bytes: &[u8]) -> Option<Answer> {
-        let unasked =
-            !self.in_request() && self.flushed.load(Relaxed) && !self.multiplexed.load(Relaxed);
+        let unasked = !self.in_request() && self.flushed.load(Relaxed) && !self.multiplexed.load(Relaxed);
         let status = bytes.strip_prefix(b"HTTP/1.1 ").filter(|_| unasked)?.get(..3)?;
         match status {
             b"400" => Some(Answer::new(Code::BadRequest, "the request is not HTTP")),

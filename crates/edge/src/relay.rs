@@ -1,6 +1,7 @@
 //! The answer on its way back to the client.
 
 pub(crate) mod stream;
+pub(crate) mod watched;
 
 use std::{
     future::Future,
@@ -15,7 +16,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use self::stream::Streamed;
+use self::{
+    stream::Streamed,
+    watched::{Bodies, Watched},
+};
 use crate::{
     end::End,
     log::flag,
@@ -42,6 +46,10 @@ enum Content {
     Relayed(Box<Relayed>),
     /// The same, in a stream of HTTP/2.
     Streamed(Box<Streamed>),
+    /// Any of them on its way into a stream of HTTP/2.
+    Watched(Rc<Watched>),
+    /// It breaks off with this.
+    Broken(Option<io::Error>),
 }
 
 /// A body that is arriving from an instance.
@@ -88,17 +96,75 @@ impl Answered {
     }
 }
 
+impl Answered {
+    /// The same, on its way into a stream of HTTP/2.
+    pub(crate) fn watched(mut self, bodies: &Bodies) -> Self {
+        if matches!(self.content, Content::Relayed(_) | Content::Streamed(_)) {
+            let content = std::mem::replace(&mut self.content, Content::Whole(None));
+            self.content = Content::Watched(bodies.add(content, self.end.local.shared.clock));
+        }
+        self
+    }
+}
+
 impl Drop for Answered {
     fn drop(&mut self) {
-        let (cut, over) = match &self.content {
-            Content::Whole(_) => return,
-            Content::Relayed(relayed) => (relayed.cut, relayed.source.is_none()),
-            Content::Streamed(streamed) => (streamed.cut, streamed.is_over()),
+        if let Some(flag) = self.content.cut_short() {
+            self.end.flag(flag);
+        }
+    }
+}
+
+impl Content {
+    /// What it is called that it didn't come to its end, if it didn't.
+    fn cut_short(&self) -> Option<&'static str> {
+        let (cut, over) = match self {
+            Self::Whole(_) => (false, true),
+            Self::Relayed(relayed) => (relayed.cut, relayed.source.is_none()),
+            Self::Streamed(streamed) => (streamed.cut, streamed.is_over()),
+            Self::Watched(watched) => return watched.content.borrow().cut_short(),
+            Self::Broken(_) => (false, false),
         };
-        if cut {
-            self.end.flag(flag::STREAM_ENDED);
-        } else if !over {
-            self.end.flag(flag::CLIENT_GONE);
+        if cut { Some(flag::STREAM_ENDED) } else { (!over).then_some(flag::CLIENT_GONE) }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self {
+            Self::Whole(content) => Poll::Ready(content.take().map(|content| Ok(Frame::data(content)))),
+            Self::Relayed(relayed) => relayed.poll_or_break(cx),
+            Self::Streamed(streamed) => streamed.poll_frame(cx),
+            Self::Watched(watched) => {
+                watched.note(false);
+                let frame = ready!(watched.content.borrow_mut().poll_frame(cx));
+                watched.note(true);
+                Poll::Ready(frame)
+            }
+            Self::Broken(error) => Poll::Ready(error.take().map(Err)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(content) => content.is_none(),
+            Self::Relayed(relayed) => relayed.source.is_none(),
+            Self::Streamed(streamed) => streamed.is_over(),
+            Self::Watched(watched) => watched.content.borrow().is_end_stream(),
+            Self::Broken(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let exact = |length: usize| SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX));
+        match self {
+            Self::Whole(content) => exact(content.as_ref().map_or(0, Bytes::len)),
+            Self::Relayed(relayed) => match relayed.framing {
+                Framing::Length(left) => SizeHint::with_exact(left),
+                Framing::Done => SizeHint::with_exact(0),
+                Framing::Chunked(_) | Framing::Close => SizeHint::default(),
+            },
+            Self::Streamed(streamed) => streamed.size_hint(),
+            Self::Watched(watched) => watched.content.borrow().size_hint(),
+            Self::Broken(_) => SizeHint::default(),
         }
     }
 }
@@ -269,11 +335,7 @@ impl Body for Answered {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let Self { content, end } = &mut *self;
-        let frame = match content {
-            Content::Whole(content) => content.take().map(|content| Ok(Frame::data(content))),
-            Content::Relayed(relayed) => ready!(relayed.poll_or_break(cx)),
-            Content::Streamed(streamed) => ready!(streamed.poll_frame(cx)),
-        };
+        let frame = ready!(content.poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
@@ -288,23 +350,10 @@ impl Body for Answered {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Whole(content) => content.is_none(),
-            Content::Relayed(relayed) => relayed.source.is_none(),
-            Content::Streamed(streamed) => streamed.is_over(),
-        }
+        self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let exact = |length: usize| SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX));
-        match &self.content {
-            Content::Whole(content) => exact(content.as_ref().map_or(0, Bytes::len)),
-            Content::Relayed(relayed) => match relayed.framing {
-                Framing::Length(left) => SizeHint::with_exact(left),
-                Framing::Done => SizeHint::with_exact(0),
-                Framing::Chunked(_) | Framing::Close => SizeHint::default(),
-            },
-            Content::Streamed(streamed) => streamed.size_hint(),
-        }
+        self.content.size_hint()
     }
 }

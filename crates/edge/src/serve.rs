@@ -36,6 +36,7 @@ use crate::{
     inbound::{Entry, First, Inbound, Overdue, Phase, Stream},
     listen,
     log::{Ink, Pen},
+    relay::watched::Bodies,
     scratch::Scratch,
     shared::{Counted, Shared},
     upstream::{http2::Links, pool::Pool},
@@ -348,6 +349,7 @@ async fn serve(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Ent
         peer_text: peer.to_string(),
         caller,
         trusted: entry == Entry::Public && shared.trusted.iter().any(|prefix| prefix.contains(peer)),
+        bodies: Bodies::default(),
         _counted: counted,
     });
     converse(&local, &inbound).await;

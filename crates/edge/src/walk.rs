@@ -74,7 +74,10 @@ pub(crate) async fn answer(
             response
         }
     };
-    if !http2 && local.retired_at().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if http2 {
+        return response.map(|body| body.watched(&inbound.bodies));
+    }
+    if local.retired_at().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // The client finds the successor with its next request.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -110,7 +113,7 @@ async fn pass_on(
     let hops = route::hops(inbound, &parts.headers)?;
     let client = Client::of(inbound, &parts.headers, &local.shared.trusted);
     admit::admit(&service, &client, local.shared.clock)?;
-    let grpc = grpc::content_type(&parts.headers);
+    let grpc = if body.is_end_stream() { None } else { grpc::content_type(&parts.headers) };
     if grpc.is_some() && parts.version < Version::HTTP_2 && !headers::takes_trailers(&parts.headers) {
         return Err(Answer::new(Code::BadRequest, "a call of gRPC needs HTTP/2, or `TE: trailers`").into());
     }
@@ -177,12 +180,12 @@ fn switch(attempt: &mut Attempt, parts: &Parts, head: &Head) -> Result<bool, Ref
         let release = Some(Arc::clone(lease.release()));
         Err(Refused { answer: Answer::new(Code::Upstream, detail), release })
     };
-    if parts.version < Version::HTTP_2 && grpc::content_type(&begun.headers).is_some() {
+    let by_http2 = matches!(begun.source, Source::Stream { .. });
+    if by_http2 && parts.version < Version::HTTP_2 && grpc::content_type(&begun.headers).is_some() {
         // HTTP/1 names trailers ahead; a call's are known.
         begun.headers.entry(header::TRAILER).or_insert(grpc::TRAILERS);
     }
     let switches = begun.switches();
-    let by_http2 = matches!(begun.source, Source::Stream { .. });
     match &head.key {
         // Over HTTP/2 a success is the agreement, and nothing else may look like one.
         Some(_) if !switches && begun.status.is_success() => {
@@ -216,7 +219,7 @@ fn respond(local: &Rc<Local>, inbound: &Rc<Inbound>, passed: Passed, mut end: En
     let (status, switching) = (begun.status, on_upgrade.is_some());
     let mut headers = begun.headers;
     headers::clean_response(&mut headers, status == StatusCode::SWITCHING_PROTOCOLS);
-    let grpc = grpc::content_type(&headers).is_some();
+    let grpc = matches!(begun.source, Source::Stream { .. }) && grpc::content_type(&headers).is_some();
     let stream = switching || grpc || headers::is_event_stream(&headers);
     if stream {
         lease.begin_stream();

@@ -7,6 +7,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{Local, spawn};
 use crate::{
+    clock::micros,
     inbound::{Inbound, Overdue, Stream},
     vigil::{Watched, Word},
     walk,
@@ -73,6 +74,8 @@ pub(super) async fn converse(
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let stalled_max = local.shared.limits.stream_idle;
+    let mut look = tokio::time::interval((stalled_max / 4).max(Duration::from_millis(10)));
     let mut farewell = pin!(tokio::time::sleep(FAREWELL));
     if leaving {
         connection.as_mut().graceful_shutdown();
@@ -88,6 +91,13 @@ pub(super) async fn converse(
             leaving = true;
             farewell.as_mut().reset(tokio::time::Instant::now() + FAREWELL);
             connection.as_mut().graceful_shutdown();
+        }
+        while look.poll_tick(cx).is_ready() {
+            let oldest = local.shared.clock.now().saturating_sub(micros(stalled_max));
+            let stalled = inbound.bodies.let_go(oldest);
+            if stalled > 0 && inbound.phase.requests() <= stalled {
+                return Poll::Ready(());
+            }
         }
         if inbound.phase.taken_back() > TAKEN_BACK || connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());

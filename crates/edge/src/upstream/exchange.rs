@@ -70,7 +70,8 @@ impl Begun {
 
     /// The status as the instance is judged by it: a call of gRPC fails with 200.
     pub(crate) fn judged(&self) -> StatusCode {
-        let unavailable = self.status == StatusCode::OK && grpc::is_unavailable(&self.headers);
+        let called = matches!(self.source, Source::Stream { .. }) && self.status == StatusCode::OK;
+        let unavailable = called && grpc::is_unavailable(&self.headers);
         if unavailable { StatusCode::SERVICE_UNAVAILABLE } else { self.status }
     }
 }

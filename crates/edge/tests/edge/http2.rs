@@ -672,6 +672,60 @@ async fn an_idle_connection_is_closed_and_one_that_only_takes_back_is_cut() {
 }
 
 #[tokio::test]
+async fn who_takes_one_answer_and_not_the_other_keeps_no_instance_busy() {
+    let bed = bed_with(None, |config| config.limits.stream_idle = Duration::from_millis(300));
+    bed.publish_web(|_| {}).await;
+    let instance = Instance::start("one").await;
+    bed.handle.admit(instance.endpoint.clone());
+    let mut link = Link::to(bed.address).await;
+    let (stuck, _) = link.begin(request(Method::GET, "/stream/30000000"), true).await;
+    let (_, stuck) = within(stuck).await.unwrap().into_parts();
+    bed.in_flight(&release(1), 1).await;
+    let asking = tokio::spawn(async move {
+        // The connection is in use meanwhile.
+        while link.ask(request(Method::GET, "/slow/20"), None).await.is_ok_and(|reply| reply.status == 200) {}
+    });
+    until(|| instance.requests.load(SeqCst) > 1 && bed.handle.traffic(&id("one")).in_flight <= 1).await;
+    until(|| bed.handle.traffic(&id("one")).in_flight == 0).await;
+    asking.abort();
+    drop(stuck);
+}
+
+#[tokio::test]
+async fn bodies_and_trailers_of_http1_are_as_they_were() {
+    let bed = bed_of(Protocol::Http).await;
+    let (address, _task) = serve_raw(|mut stream| async move {
+        let mut rest = Vec::new();
+        while let Some(asked) = crate::support::read_request(&mut stream, &mut rest).await {
+            let te = crate::support::field(&asked.head, "te").unwrap_or("none");
+            let answer = format!("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\nx-te: {te}\r\n\r\n1\r\na\r\n0\r\nx-sum: 7\r\ncontent-length: 9\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    bed.handle.admit(endpoint("one", release(1), address));
+    let mut link = Link::to(bed.address).await;
+    let mut asked = request(Method::POST, "/");
+    asked.headers_mut().insert("te", "trailers".parse().unwrap());
+    // Nobody says 100 here; what is sent at once arrives.
+    asked.headers_mut().insert("expect", "100-continue".parse().unwrap());
+    let reply = link.ask(asked, Some(vec![1; 100_000])).await.unwrap();
+    assert_eq!(
+        (reply.status, reply.text(), &reply.headers["x-te"]),
+        (StatusCode::OK, "a", &"trailers".parse().unwrap())
+    );
+    let sum = HeaderMap::from_iter([("x-sum".parse().unwrap(), "7".parse().unwrap())]);
+    assert_eq!(reply.trailers, Some(sum));
+    let mut client = bed.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\nTE: trailers\r\nConnection: te\r\n\r\n").await;
+    let mut wire = String::new();
+    while !wire.ends_with("0\r\nx-sum: 7\r\n\r\n") {
+        wire.push(char::from(client.bytes(1).await[0]));
+    }
+    assert!(wire.starts_with("HTTP/1.1 200 OK\r\n") && wire.contains("\r\ntrailer: x-sum\r\n"), "{wire}");
+}
+
+#[tokio::test]
 async fn a_connection_that_the_instance_closed_unused_costs_no_request() {
     let bed = bed_of(Protocol::H2c).await;
     let (address, _task) = serve_raw(|stream| async move {
