@@ -408,7 +408,7 @@ async fn http1(
         .half_close(false)
         .header_read_timeout(None)
         .max_buf_size(local.shared.limits.head_bytes)
-        .writev(false)
+        .writev(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
