@@ -292,7 +292,8 @@ impl Inbound {
     /// answer.
     pub(crate) async fn linger(&self) {
         let drain = async {
-            let mut waste = [0_u8; 8192];
+            // Not in the future itself, which every connection has.
+            let mut waste = vec![0_u8; 8192];
             while self.stream.readable().await.is_ok() {
                 match self.stream.try_read(&mut waste) {
                     Ok(0) => break,
