@@ -168,8 +168,10 @@ impl Phase {
     /// The client took a request back before its answer, or was answered.
     pub(crate) fn note(&self, taken_back: bool) {
         let count = self.taken_back.load(Relaxed);
-        let count = if taken_back { count + 1 } else { count.saturating_sub(1) };
-        self.taken_back.store(count, Relaxed);
+        if taken_back || count > 0 {
+            let count = if taken_back { count + 1 } else { count - 1 };
+            self.taken_back.store(count, Relaxed);
+        }
     }
 
     /// How many more requests the client took back than it let be answered.

@@ -96,7 +96,13 @@ fn is_idempotent(method: &Method) -> bool {
 /// The protocol to change to, if the request asks for it properly (RFC 9110, 7.8).
 fn upgrade(headers: &HeaderMap, version: Version) -> Option<header::HeaderValue> {
     let asked = version == Version::HTTP_11 && has_token(headers, "upgrade");
-    headers.get(header::UPGRADE).filter(|_| asked).cloned()
+    // A tunnel of HTTP/2 would carry requests that nobody looks at.
+    let is_http2 = |value: &header::HeaderValue| {
+        let mut tokens = value.as_bytes().split(|byte| *byte == b',');
+        tokens.any(|token| token.trim_ascii().to_ascii_lowercase().starts_with(b"h2"))
+    };
+    let passes = asked && !headers.get_all(header::UPGRADE).iter().any(is_http2);
+    headers.get(header::UPGRADE).filter(|_| passes).cloned()
 }
 
 /// The protocol that an extended CONNECT asks for; the ordinary one is for forward proxies.

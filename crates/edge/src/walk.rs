@@ -106,6 +106,7 @@ async fn pass_on(
     }
     let mut head = request::check(&parts, &local.shared.limits)?;
     if head.connect {
+        parts.headers.remove("sec-websocket-key");
         head.key = Some(websocket::key(local));
     }
     let service = route::find(&local.shared.snapshot.load(), inbound, &head, parts.uri.path())?;
@@ -117,7 +118,10 @@ async fn pass_on(
     if grpc.is_some() && parts.version < Version::HTTP_2 && !headers::takes_trailers(&parts.headers) {
         return Err(Answer::new(Code::BadRequest, "a call of gRPC needs HTTP/2, or `TE: trailers`").into());
     }
-    let (body, length) = upload(local, &service, &parts, body)?;
+    // A call's messages may be far between.
+    let limits = &local.shared.limits;
+    let pause = if grpc.is_some() { limits.stream_idle } else { limits.body_idle };
+    let (body, length) = upload(pause, &service, &parts, body)?;
     let request_id = headers::request_id(&parts.headers).cloned().unwrap_or_else(|| local.next_id());
     let id_text = request_id.to_str().unwrap_or_default();
     let trace = Trace::of(&parts.headers, || local.draw());
@@ -153,7 +157,7 @@ async fn pass_on(
 
 /// The request's body, if it has one of an acceptable size.
 fn upload(
-    local: &Local,
+    pause_max: Duration,
     service: &Service,
     parts: &Parts,
     body: Incoming,
@@ -165,7 +169,7 @@ fn upload(
     }
     let length = headers::request_length(&parts.method, &parts.headers, exact);
     let has_body = exact != Some(0);
-    Ok((has_body.then(|| Upload::new(body, most, local.shared.limits.body_idle)), length))
+    Ok((has_body.then(|| Upload::new(body, most, pause_max)), length))
 }
 
 pub(crate) fn too_large(most: u64) -> Answer {

@@ -17,7 +17,7 @@ use crate::{
 const STREAMS: u32 = 128;
 /// What one client may send ahead of what an instance takes, for each stream and for all.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What an instance may be ahead of what its client takes, for each stream.
 const SEND_AHEAD: usize = 64 * 1024;
 /// Streams that the client took back before they were looked at, and that were refused for what was

@@ -38,6 +38,8 @@ pub(crate) struct Upload {
     pause_max: Duration,
     /// Whether it may pause for as long as the answer may: one to the other, both may go on.
     patient: Cell<bool>,
+    /// Whether its sender could take more than the client has sent.
+    starved: Cell<bool>,
     /// Why it could not be passed on, where its sender isn't who waits for the answer.
     broken: Cell<Option<Broken>>,
     waker: RefCell<Option<Waker>>,
@@ -66,6 +68,7 @@ impl Upload {
             bytes_max,
             pause_max,
             patient: Cell::new(false),
+            starved: Cell::new(false),
             broken: Cell::new(None),
             waker: RefCell::default(),
         })
@@ -95,6 +98,11 @@ impl Upload {
 
     pub(crate) fn fail(&self, broken: Broken) {
         self.broken.set(Some(broken));
+    }
+
+    /// Whether it is the client that is waited for, which has its own time.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved.get()
     }
 
     /// Why it could not be passed on whole.
@@ -127,6 +135,7 @@ impl Upload {
             None => return Poll::Ready(Err(Broken::Instance)),
         };
         let wait = self.wait.borrow();
+        self.starved.set(polled.is_pending());
         let Poll::Ready(next) = polled else {
             wait.as_deref().inspect(|wait| wait.pause());
             self.waker.replace(Some(cx.waker().clone()));

@@ -461,7 +461,7 @@ async fn calls_are_passed_with_their_outcome() {
     assert_eq!(bed.handle.traffic(&id("one")).errors, 1);
     // A client of HTTP/1 gets the outcome if it takes trailers.
     let mut client = bed.client().await;
-    let fields = "content-type: application/grpc\r\ncontent-length: 0\r\n";
+    let fields = "content-type: application/grpc\r\ncontent-length: 5\r\n";
     client.send("POST /test.Echo/Unary HTTP/1.1\r\nHost: shop.localhost\r\nTE: trailers\r\nConnection: te\r\ntransfer-encoding: chunked\r\ncontent-type: application/grpc\r\n\r\n1\r\nx\r\n0\r\n\r\n").await;
     let wire = within(async {
         let mut wire = String::new();
@@ -648,6 +648,69 @@ async fn a_draining_edge_says_goodbye_and_answers_what_it_has() {
     assert_eq!(within(read(slow)).await.unwrap().status, 200);
     within(link.task).await.unwrap().unwrap();
     within(draining).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retired_edge_sends_its_clients_to_the_successor() {
+    let bed = bed_of(Protocol::Http).await;
+    let instance = Instance::start("one").await;
+    bed.handle.admit(instance.endpoint.clone());
+    let mut link = Link::to(bed.address).await;
+    let (slow, _) = link.begin(request(Method::GET, "/slow/300"), true).await;
+    bed.in_flight(&release(1), 1).await;
+    let retiring = tokio::spawn(bed.edge.retire(Duration::from_secs(10), std::future::pending()));
+    assert_eq!(within(read(slow)).await.unwrap().status, 200);
+    within(link.task).await.unwrap().unwrap();
+    within(retiring).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_tunnel_of_http2_is_made_within_http1() {
+    let bed = bed_of(Protocol::Http).await;
+    let instance = Instance::start("one").await;
+    bed.handle.admit(instance.endpoint.clone());
+    let mut client = bed.client().await;
+    let fields =
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: H2C\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n";
+    let reply = client.ask("GET", "/echo", fields).await;
+    assert_eq!(reply.status, 200);
+    assert!(
+        !reply.text().contains("upgrade") && !reply.text().contains("http2-settings"),
+        "{}",
+        reply.text()
+    );
+}
+
+#[tokio::test]
+async fn a_held_request_is_answered_when_an_instance_comes_and_forgotten_when_it_is_taken_back() {
+    let bed = bed_of(Protocol::H2c).await;
+    let mut link = Link::to(bed.address).await;
+    let (held, _) = link.begin(request(Method::GET, "/"), true).await;
+    let (_gone, mut back) = link.begin(request(Method::POST, "/"), false).await;
+    bed.waiting(&release(1), 2).await;
+    back.send_reset(Reason::CANCEL);
+    bed.waiting(&release(1), 1).await;
+    let _played = play(&bed, "one").await;
+    assert_eq!(within(read(held)).await.unwrap().text(), "0");
+    bed.in_flight(&release(1), 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_calls_and_waits_has_its_own_time() {
+    let bed = bed();
+    bed.publish_web(|route| {
+        route.protocol = Protocol::Grpc;
+        route.timeout = Duration::from_millis(200);
+    })
+    .await;
+    let _played = play(&bed, "one").await;
+    let mut link = Link::to(bed.address).await;
+    // The instance answers when it has the whole, which its client takes longer for than an answer may.
+    let (response, mut stream) = link.begin(call("Unary"), false).await;
+    bed.in_flight(&release(1), 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stream.send_data("late".into(), true).unwrap();
+    assert_eq!(within(read(response)).await.unwrap().text(), "4");
 }
 
 #[tokio::test]

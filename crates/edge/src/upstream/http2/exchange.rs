@@ -77,8 +77,10 @@ pub(crate) async fn exchange(share: Share, message: &Message<'_>) -> Result<Begu
             biased;
             answered = &mut sending => break answered,
             () = tokio::time::sleep_until(deadline) => {
-                // While the body moves there is no reason to expect an answer.
-                let moved = message.body.map(|(upload, _)| upload.progress() + budget);
+                // While the body moves, or is the client's to move, there is no reason to expect an answer.
+                let moved = message.body.map(|(upload, _)| {
+                    if upload.is_starved() { Instant::now() + budget } else { upload.progress() + budget }
+                });
                 match moved.filter(|moved| *moved > Instant::now()) {
                     Some(moved) => deadline = moved,
                     None => return Err(Failure::Late),
