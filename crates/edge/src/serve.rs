@@ -190,7 +190,7 @@ pub(crate) async fn run(
 /// What is done once a second.
 fn clear(local: &Local) {
     local.pool.sweep();
-    local.shared.totals.set_upstream(local.index, local.pool.open());
+    local.shared.totals.set_upstream(local.index, local.pool.open() + local.links.open_now());
     local.links.sweep();
     local.pen.sweep();
     local.waits.sweep();

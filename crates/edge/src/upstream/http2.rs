@@ -137,6 +137,12 @@ impl Links {
         Ok(share)
     }
 
+    /// How many connections there are, in use or kept.
+    pub(crate) fn open_now(&self) -> usize {
+        let alive = |kept: &Kept| kept.all.iter().filter(|stream| stream.strong_count() > 0).count();
+        self.targets.borrow().values().map(alive).sum()
+    }
+
     /// Gives no more of the target's connections away: they close when what they carry has ended.
     pub(crate) fn withdraw(&self, serial: u64) {
         if let Some(kept) = self.targets.borrow_mut().get_mut(&serial) {
