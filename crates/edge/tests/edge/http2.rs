@@ -700,7 +700,7 @@ async fn a_client_that_calls_and_waits_has_its_own_time() {
     let bed = bed();
     bed.publish_web(|route| {
         route.protocol = Protocol::Grpc;
-        route.timeout = Duration::from_millis(200);
+        route.timeout = Duration::from_secs(1);
     })
     .await;
     let _played = play(&bed, "one").await;
@@ -708,7 +708,7 @@ async fn a_client_that_calls_and_waits_has_its_own_time() {
     // The instance answers when it has the whole, which its client takes longer for than an answer may.
     let (response, mut stream) = link.begin(call("Unary"), false).await;
     bed.in_flight(&release(1), 1).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     stream.send_data("late".into(), true).unwrap();
     assert_eq!(within(read(response)).await.unwrap().text(), "4");
 }
@@ -791,26 +791,30 @@ async fn bodies_and_trailers_of_http1_are_as_they_were() {
 #[tokio::test]
 async fn a_connection_that_the_instance_closed_unused_costs_no_request() {
     let bed = bed_of(Protocol::H2c).await;
-    let (address, _task) = serve_raw(|stream| async move {
-        // One request a connection, and then it is closed without a word.
-        let mut connection: Connection<_, Bytes> = h2::server::handshake(stream).await.unwrap();
-        if let Some(Ok((request, respond))) = connection.accept().await {
+    let (close, closed) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (told, done) = (Arc::clone(&close), Arc::clone(&closed));
+    let (address, _task) = serve_raw(move |stream| {
+        let (told, done) = (Arc::clone(&told), Arc::clone(&done));
+        async move {
+            // One request a connection, and then it is closed without a word.
+            let mut connection: Connection<_, Bytes> = h2::server::handshake(stream).await.unwrap();
+            let (request, respond) = connection.accept().await.unwrap().unwrap();
             let answered = tokio::spawn(answer(request, respond, 1));
-            let idle = async {
-                answered.await.unwrap();
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            };
             tokio::select! {
-                () = idle => {}
+                () = told.notified() => {}
                 _ = connection.accept() => {}
             }
+            drop((answered, connection));
+            done.fetch_add(1, SeqCst);
         }
     })
     .await;
     bed.handle.admit(endpoint("one", release(1), address));
     let mut link = Link::to(bed.address).await;
-    for _ in 0..5 {
+    for count in 1..=5 {
+        // Not idempotent, and its body begun: it could not be asked again.
         assert_eq!(link.ask(request(Method::POST, "/"), Some(vec![1])).await.unwrap().status, 200);
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        close.notify_one();
+        until(|| closed.load(SeqCst) == count).await;
     }
 }
