@@ -1,4 +1,5 @@
-//! The edge's own HTTP/1.1 client: connections to instances, kept per edge thread and instance.
+//! Connections to instances, kept per edge thread and instance: the edge's own client of HTTP/1.1, and in
+//! `http2` hyper's of HTTP/2.
 
 pub(crate) mod connection;
 pub(crate) mod door;
