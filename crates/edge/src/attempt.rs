@@ -12,12 +12,13 @@ use tokio::time::Instant;
 use crate::{
     admit,
     answer::Answer,
-    clock::Micros,
+    clock::{Micros, micros},
     end::End,
-    headers::{Asked, Length},
+    headers::{self, Asked, Length},
     hold::{Entrance, Grant, Waiter},
     inbound::Inbound,
     key::Client,
+    outlier::is_gateway_failure,
     release::{Lease, Release, Shortage},
     route,
     serve::{Life, Local},
@@ -33,8 +34,6 @@ use crate::{
     walk::{Refused, too_large},
 };
 
-/// How many instances may break under one request: it may be the request that breaks them.
-const BREAKS_MAX: u32 = 2;
 /// How often a client that was told to wait is looked after, while it has a body to send.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -50,6 +49,8 @@ pub(crate) struct Task<'a> {
     pub(crate) body: Option<(&'a Rc<Upload>, Length)>,
     pub(crate) idempotent: bool,
     pub(crate) upgrade: bool,
+    /// Whether it is another edge's further try.
+    pub(crate) is_repeated: bool,
     /// How long the client waits, by its own account.
     pub(crate) patience: Option<Duration>,
     /// What the request comes to.
@@ -74,7 +75,8 @@ struct Walk<'a> {
     deadline: Instant,
     /// The instance that broke last.
     avoid: Option<u64>,
-    breaks: u32,
+    /// How often an instance has failed it.
+    failures: u32,
     waiting_since: Option<Micros>,
     /// Its place in the release's queue, while it has no other.
     number: Option<u64>,
@@ -93,17 +95,9 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
     let begin = task.local.shared.clock.instant(task.end.began);
     let timeout = task.patience.map_or(service.route.timeout, |patience| patience.min(service.route.timeout));
     let deadline = begin + timeout;
-    let mut walk = Walk {
-        task,
-        service,
-        release: None,
-        timeout,
-        deadline,
-        avoid: None,
-        breaks: 0,
-        waiting_since: None,
-        number: None,
-    };
+    let (release, avoid, waiting_since, number) = (None, None, None, None);
+    let mut walk =
+        Walk { task, service, release, timeout, deadline, avoid, failures: 0, waiting_since, number };
     loop {
         let lease = match walk.balance() {
             Some(lease) => lease,
@@ -127,7 +121,14 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
         wait.over();
         match outcome {
             Ok(Outcome::Begun(begun)) => {
-                lease.answered(begun.judged());
+                let judged = begun.judged();
+                lease.answered(judged);
+                if is_gateway_failure(judged) && walk.goes_elsewhere(&lease, &begun) {
+                    walk.avoid = Some(serial);
+                    walk.task.end.retried();
+                    walk.look_again()?;
+                    continue;
+                }
                 walk.task.end.answered();
                 let waited = walk.waited(&lease);
                 return Ok(Attempt { begun, lease, waited });
@@ -136,6 +137,7 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
                 walk.avoid = Some(serial);
                 walk.task.end.retried();
                 lease.target().failed();
+                lease.failed();
                 drop(lease);
             }
             Err(Stop::Refused) => {
@@ -144,6 +146,9 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
             }
             Err(Stop::Failed(answer)) => {
                 lease.target().failed();
+                if walk.had_time(asked) {
+                    lease.failed();
+                }
                 return Err(walk.own(answer));
             }
             Err(Stop::Answer(answer)) => return Err(walk.own(answer)),
@@ -270,6 +275,7 @@ impl Walk<'_> {
         if let Some((body, _)) = self.task.body {
             body.waits_with(wait);
         }
+        let again = (self.failures > 0).then(|| headers::tried_again(self.task.head, self.failures));
         loop {
             let connection = match kept.take() {
                 Some(connection) => connection,
@@ -283,7 +289,7 @@ impl Walk<'_> {
             };
             let message = Message {
                 method: self.task.method,
-                head: self.task.head,
+                head: again.as_deref().unwrap_or(self.task.head),
                 body: self.task.body,
                 upgrade: self.task.upgrade,
                 deadline: self.deadline.max(Instant::now() + Duration::from_millis(1)),
@@ -311,6 +317,7 @@ impl Walk<'_> {
         if let Some((body, _)) = self.task.body {
             body.waits_with(wait);
         }
+        self.task.asked.added.tried.set(self.failures);
         let mut kept = local.links.take(lease.target(), !self.task.idempotent);
         loop {
             let share = match kept.take() {
@@ -349,9 +356,11 @@ impl Walk<'_> {
             }
             Failure::Broke { reused: false, .. } => {
                 lease.broke();
-                self.breaks += 1;
-                if self.breaks > BREAKS_MAX {
-                    return Err(self.broke(lease, "instances broke the connection again and again"));
+                // It may be the request that breaks them.
+                if !self.may_try_again(lease) {
+                    return Err(
+                        self.broke(lease, "the instance broke the connection, as others may have before")
+                    );
                 }
                 Ok(Some(Outcome::Elsewhere))
             }
@@ -364,6 +373,29 @@ impl Walk<'_> {
                 Err(Stop::Answer(Answer::new(Code::Upstream, "the instance takes no WebSocket over HTTP/2")))
             }
         }
+    }
+
+    /// Whether an answer that says that nobody answered is thrown away for another instance's. Not where the
+    /// instance says when to come again: it is no accident then.
+    fn goes_elsewhere(&mut self, lease: &Lease, begun: &Begun) -> bool {
+        self.may_repeat(true)
+            && !begun.headers.contains_key(http::header::RETRY_AFTER)
+            && lease.release().has_another(lease.target())
+            && self.may_try_again(lease)
+    }
+
+    /// Whether the service's rules let the request be tried once more. Where another edge has tried it again
+    /// already, it isn't: tries would multiply.
+    fn may_try_again(&mut self, lease: &Lease) -> bool {
+        self.failures += 1;
+        !self.task.is_repeated && lease.release().may_try_again(self.failures)
+    }
+
+    /// Whether the instance had a fair part of the time: it is no failure of its own if the request had waited
+    /// for nearly all of it before.
+    fn had_time(&self, asked: Micros) -> bool {
+        let now = self.task.local.shared.clock.now();
+        now.saturating_sub(asked) >= micros(self.service.route.timeout) / 2 || Instant::now() < self.deadline
     }
 
     fn may_repeat(&self, sent: bool) -> bool {

@@ -1,12 +1,30 @@
 //! Which headers pass, in either direction.
 
+use std::cell::Cell;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
     digits::decimal,
+    inbound::{Entry, Inbound},
     request::{Head, connection_tokens},
     trace::Trace,
 };
+
+/// Which try of an edge this is, where it isn't the first.
+const ATTEMPT: &str = "minato-attempt";
+
+/// The head of a request's further try, from that of its first.
+pub(crate) fn tried_again(head: &[u8], tried: u32) -> Vec<u8> {
+    let mut again = head.strip_suffix(b"\r\n").unwrap_or(head).to_vec();
+    again.extend_from_slice(format!("{ATTEMPT}: {}\r\n\r\n", tried + 1).as_bytes());
+    again
+}
+
+/// Whether another edge has tried the request before. Only an instance is believed.
+pub(crate) fn is_repeated(inbound: &Inbound, headers: &HeaderMap) -> bool {
+    inbound.entry != Entry::Public && headers.contains_key(ATTEMPT)
+}
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -78,6 +96,8 @@ pub(crate) struct Added<'a> {
     pub(crate) trace: &'a Trace<'a>,
     /// How many edges it will have passed.
     pub(crate) hops: u8,
+    /// How often it was tried before.
+    pub(crate) tried: Cell<u32>,
 }
 
 /// What a request's head is made of.
@@ -218,6 +238,9 @@ pub(crate) fn write_fields(
         out.field("tracestate", state.as_bytes());
     }
     out.number("minato-hops", u64::from(added.hops));
+    if added.tried.get() > 0 {
+        out.number(ATTEMPT, u64::from(added.tried.get()) + 1);
+    }
     trailers
 }
 

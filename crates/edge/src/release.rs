@@ -25,6 +25,7 @@ use crate::{
     hold::Queue,
     load::Peaks,
     observe::Stats,
+    outlier::Outliers,
     shed::Carried,
     target::Target,
 };
@@ -59,6 +60,10 @@ pub(crate) struct Release {
     stats: OnceLock<Box<Stats>>,
     /// Times that one of its instances was passed over for a while.
     pub(crate) ejections: AtomicU64,
+    pub(crate) outliers: Outliers,
+    /// Tries after a request's first, and those that would have been too many.
+    pub(crate) repeated: AtomicU64,
+    pub(crate) over_budget: AtomicU64,
 }
 
 /// Why no instance of a release takes a request.
@@ -78,6 +83,8 @@ pub(crate) struct Lease {
     release: Arc<Release>,
     target: Arc<Target>,
     stream: bool,
+    /// Whether it decides about the instance's breaker.
+    pub(crate) probe: bool,
 }
 
 impl Release {
@@ -103,6 +110,9 @@ impl Release {
             turn: AtomicU64::new(0),
             stats: OnceLock::new(),
             ejections: AtomicU64::new(0),
+            outliers: Outliers::default(),
+            repeated: AtomicU64::new(0),
+            over_budget: AtomicU64::new(0),
         }
     }
 
@@ -119,6 +129,8 @@ impl Release {
         self.method.store(Method::of(&route.traffic).pack(), Relaxed);
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.shedder.set_timeout(route.timeout);
+        drop(queue);
+        self.outliers.configure(&route.traffic);
     }
 
     /// Lets requests wait for it, or no more. Those that do already have to be scattered.
@@ -148,7 +160,9 @@ impl Release {
     /// What has come of its requests.
     pub(crate) fn flow(&self) -> Flow {
         let flow = self.stats_if_any().map(Stats::flow).unwrap_or_default();
-        let tripped = self.targets.load().iter().filter(|target| target.is_suspended(self.clock)).count();
+        let passed_over =
+            |target: &&Arc<Target>| !target.breaker.is_admitting() || target.is_suspended(self.clock);
+        let tripped = self.targets.load().iter().filter(passed_over).count();
         Flow { tripped: u32::try_from(tripped).unwrap_or(u32::MAX), ..flow }
     }
 
@@ -190,7 +204,22 @@ impl Release {
         };
         let target = Arc::clone(balance::pick(&targets, &seeker)?);
         self.in_flight.fetch_add(1, SeqCst);
-        Some(Lease { release: Arc::clone(self), target, stream: false })
+        let probe = target.breaker.is_probing();
+        Some(Lease { release: Arc::clone(self), target, stream: false, probe })
+    }
+
+    pub(crate) fn targets(&self) -> Arc<Targets> {
+        self.targets.load_full()
+    }
+
+    /// Requests that were given to an instance, tries after the first among them.
+    pub(crate) fn given(&self) -> u64 {
+        self.draws.load(Relaxed)
+    }
+
+    /// An instance fails its probes: the agent replaces it.
+    pub(crate) fn is_failing(&self, target: &Target) {
+        self.wake.failing(&target.endpoint.instance);
     }
 
     fn method(&self) -> Method {
@@ -214,6 +243,7 @@ impl Release {
             let _queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             target.withdraw();
             self.change(|targets| targets.retain(|other| other.serial != target.serial));
+            self.leave_none_shut();
         }
         self.reconsider();
     }
@@ -319,6 +349,7 @@ impl Lease {
         if status.is_server_error() {
             self.target.failed();
         }
+        self.judge(status);
         if self.target.answered(self.release.clock.recent()) {
             // It may be given more now.
             self.release.dispatch();
@@ -352,6 +383,7 @@ impl Lease {
         let until = self.target.suspend(self.release.clock);
         self.release.ejections.fetch_add(1, Relaxed);
         self.release.wake.suspect(&self.target.endpoint.instance);
+        self.failed();
         let release = Arc::clone(&self.release);
         let at = release.clock.instant(until);
         // Who waits is looked after when the moment is over, should the agent find nothing wrong.
@@ -372,6 +404,10 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if self.stream {
             self.release.streams.fetch_sub(1, SeqCst);
+        }
+        if self.probe && self.target.breaker.is_probing() {
+            // Its client left, or it was never sent: nothing was decided.
+            self.target.breaker.probe_over();
         }
         self.target.give_back(self.stream);
         self.release.in_flight.fetch_sub(1, SeqCst);

@@ -5,6 +5,9 @@ use minato_model::code::Code;
 
 use crate::{answer::Answer, config::Limits};
 
+/// With it the application itself sees to it that nothing is done twice.
+static IDEMPOTENCY_KEY: header::HeaderName = header::HeaderName::from_static("idempotency-key");
+
 /// What the rest of the walk needs to know of a head.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Head {
@@ -43,7 +46,7 @@ pub(crate) fn check(parts: &Parts, limits: &Limits) -> Result<Head, Answer> {
     Ok(Head {
         host: host(&authority).ok_or_else(|| bad("the Host header holds no host"))?,
         authority,
-        idempotent: is_idempotent(&parts.method),
+        idempotent: is_idempotent(&parts.method) || parts.headers.contains_key(&IDEMPOTENCY_KEY),
         upgrade,
         connect,
         key: None,

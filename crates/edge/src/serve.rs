@@ -195,6 +195,9 @@ fn clear(local: &Local) {
     local.pen.sweep();
     local.waits.sweep();
     local.listeners.borrow_mut().retain(|(_, listener)| listener.strong_count() > 0);
+    if local.index == 0 {
+        local.shared.look();
+    }
     if local.index == 0 && local.shared.clock.now() > micros(CLAIM) {
         handover::close_unclaimed(&local.shared);
     }

@@ -135,6 +135,13 @@ impl Shared {
         Arc::clone(releases.entry(key.clone()).or_insert_with(make))
     }
 
+    /// Takes note of what came of each release's requests. Called once a second.
+    pub(crate) fn look(&self) {
+        let releases: Vec<_> =
+            self.releases.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        releases.iter().filter(|release| release.given() > 0).for_each(|release| release.look());
+    }
+
     pub(crate) fn known_release(&self, key: &ReleaseKey) -> Option<Arc<Release>> {
         self.releases.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use crate::{
     balance::{Latency, Rise},
+    breaker::Breaker,
     clock::{Clock, Micros, micros},
     key,
 };
@@ -53,6 +54,7 @@ pub(crate) struct Target {
     quieter: Notify,
     streams_end: AtomicBool,
     ending: Notify,
+    pub(crate) breaker: Breaker,
     /// Its network namespace, until it is withdrawn: an open descriptor of it keeps it.
     door: Mutex<Option<Arc<OwnedFd>>>,
 }
@@ -95,6 +97,7 @@ impl Target {
             quieter: Notify::new(),
             streams_end: AtomicBool::new(false),
             ending: Notify::new(),
+            breaker: Breaker::default(),
             door: Mutex::default(),
         }
     }
@@ -120,12 +123,33 @@ impl Target {
 
     /// Takes a place if fewer than `limit` are taken.
     pub(crate) fn take(&self, limit: u32) -> bool {
+        if !self.breaker.enter() {
+            return false;
+        }
         let more = |carried| (Carried(carried).in_flight() < limit).then(|| carried + 1);
         let taken = self.carried.fetch_update(SeqCst, SeqCst, more).is_ok();
         if taken {
             self.requests.fetch_add(1, SeqCst);
+        } else if self.breaker.is_probing() {
+            self.breaker.probe_over();
         }
         taken
+    }
+
+    /// Requests that it has been given, and those of them that it failed.
+    pub(crate) fn figures(&self) -> [u64; 2] {
+        [self.requests.load(Relaxed), self.errors.load(Relaxed)]
+    }
+
+    /// The same of the last ten seconds, without those that it still has.
+    pub(crate) fn lately(&self) -> [u64; 2] {
+        let [given, failed] = self.breaker.window.grown(self.figures());
+        [given.saturating_sub(u64::from(self.in_flight())), failed]
+    }
+
+    /// It gets its part again, from nothing where parts rise.
+    pub(crate) fn recovered(&self, now: Micros) {
+        self.rise.anew(now);
     }
 
     /// What has a place turns out to be a stream.
@@ -199,9 +223,10 @@ impl Target {
         until
     }
 
+    /// Whether it is passed over now: it refused a connection just before, or its breaker is open.
     pub(crate) fn is_suspended(&self, clock: Clock) -> bool {
-        let until = self.suspended_until.load(SeqCst);
-        until != 0 && until > clock.now()
+        let until = self.suspended_until.load(Relaxed);
+        (until != 0 && until > clock.recent()) || self.breaker.is_shut(|| clock.recent())
     }
 
     /// Resolves when it carries nothing but streams.

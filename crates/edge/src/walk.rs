@@ -1,6 +1,6 @@
 //! A request's walk: `request → route → admit → hold → balance → upstream → relay → observe`.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
@@ -130,7 +130,14 @@ async fn pass_on(
         line.trace_id = Some(trace.id());
     }
     let peer = inbound.peer_text.as_str();
-    let added = Added { peer, trusted: inbound.trusted, request_id: id_text, trace: &trace, hops };
+    let added = Added {
+        peer,
+        trusted: inbound.trusted,
+        request_id: id_text,
+        trace: &trace,
+        hops,
+        tried: Cell::new(0),
+    };
     let asked = Asked { parts: &parts, head: &head, added: &added };
     let mut wire = local.scratch.take();
     wire.clear();
@@ -145,6 +152,7 @@ async fn pass_on(
         body: body.as_ref().map(|body| (body, length)),
         idempotent: head.idempotent,
         upgrade: head.upgrade.is_some(),
+        is_repeated: headers::is_repeated(inbound, &parts.headers),
         patience: grpc.and_then(|_| grpc::timeout(&parts.headers)),
         end,
     };

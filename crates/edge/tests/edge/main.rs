@@ -3,6 +3,7 @@
 
 mod balance;
 mod bodies;
+mod breaker;
 mod cold;
 mod handover;
 mod heads;

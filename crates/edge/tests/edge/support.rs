@@ -31,6 +31,7 @@ use tokio::{
 pub(crate) enum Told {
     Wake(ReleaseKey, u32),
     Suspect(InstanceId),
+    Failing(InstanceId),
 }
 
 struct Agent(mpsc::UnboundedSender<Told>);
@@ -41,6 +42,9 @@ impl Wake for Agent {
     }
     fn suspect(&self, instance: &InstanceId) {
         drop(self.0.send(Told::Suspect(instance.clone())));
+    }
+    fn failing(&self, instance: &InstanceId) {
+        drop(self.0.send(Told::Failing(instance.clone())));
     }
 }
 
