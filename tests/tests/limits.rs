@@ -134,6 +134,26 @@ fn a_stuck_instance_is_found_and_replaced_while_its_sibling_answers() {
 }
 
 #[test]
+fn one_that_fails_whatever_it_is_asked_is_passed_over_and_replaced() {
+    let server = sample::server();
+    server.apply(&manifest("1", "min = 3\nmax = 3", "breaker = { eject = \"100ms\" }"));
+    let before = until_ready(&server, "app/web", 3);
+    let load = Load::start(&server, 6, "app.localhost", "/slow?5");
+    direct(&before[0], "/fail?1");
+    let old = id(&before[0]);
+    let told = until("it to be replaced", || {
+        let told = events_of(&server, "instance_replaced");
+        told.iter().find(|event| event["instance"] == old).cloned().ok_or_else(|| format!("{told:?}"))
+    });
+    assert_eq!(told["data"]["why"], "failing", "{told}");
+    let after = until_ready(&server, "app/web", 3);
+    assert!(after.iter().all(|one| id(one) != old), "{after:?}");
+    let shots = load.end();
+    assert!(failed(&shots).is_empty(), "what it failed another answered: {:?}", failed(&shots).first());
+    assert!(server.why("app/web").contains("failing 1"), "{}", server.why("app/web"));
+}
+
+#[test]
 fn one_whose_health_check_fails_is_taken_out_alive_and_let_back_in() {
     let server = sample::server();
     server.apply(&manifest("1", "min = 2\nmax = 4", "health = { path = \"/healthz\", every = \"250ms\" }"));

@@ -237,6 +237,10 @@ impl Wake for Agent {
         self.node.signals.suspect(instance);
     }
 
+    fn failing(&self, instance: &InstanceId) {
+        self.node.signals.failing(instance);
+    }
+
     fn is_starting(&self, release: &ReleaseKey) -> bool {
         // Whoever has the table may be calling the edge.
         let Ok(table) = self.node.table.try_lock() else { return true };

@@ -94,6 +94,7 @@ struct Told {
     looks: BTreeSet<ServiceKey>,
     wakes: BTreeMap<ReleaseKey, u32>,
     suspects: BTreeSet<InstanceId>,
+    failing: BTreeSet<InstanceId>,
 }
 
 impl Signals {
@@ -130,6 +131,12 @@ impl Signals {
     /// The edge doubts that an instance lives.
     pub(crate) fn suspect(&self, instance: &InstanceId) {
         self.told().suspects.insert(instance.clone());
+        self.changed.notify_one();
+    }
+
+    /// An instance fails the edge's probes.
+    pub(crate) fn failing(&self, instance: &InstanceId) {
+        self.told().failing.insert(instance.clone());
         self.changed.notify_one();
     }
 }
@@ -212,6 +219,12 @@ pub(crate) async fn run(node: Arc<Node>) {
             node.order(id, |orders| orders.suspected += 1);
         }
         let mut services = told.services;
+        for id in &told.failing {
+            if let Some(record) = node.table().instances.get_mut(id) {
+                record.vitals.failing = true;
+                services.insert(record.release.service.clone());
+            }
+        }
         services.extend(told.looks.iter().cloned());
         services.extend(told.wakes.keys().map(|release| release.service.clone()));
         if ticked {

@@ -28,6 +28,8 @@ pub(crate) enum Why {
     Drifted,
     /// It accepts requests and answers none.
     Stuck,
+    /// It fails what it is asked, and each request that the edge tries it with again.
+    Failing,
     /// It is out of routing, and holds far more memory than at first.
     Leaking,
     /// It has been out of routing for too long.
@@ -44,19 +46,21 @@ impl Why {
             Self::Memory => "memory_growth",
             Self::Drifted => "drifted",
             Self::Stuck => "stuck",
+            Self::Failing => "failing",
             Self::Leaking => "leaking",
             Self::Unhealthy => "unhealthy",
         }
     }
 
     /// Every one.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Requests,
         Self::Age,
         Self::InFlight,
         Self::Memory,
         Self::Drifted,
         Self::Stuck,
+        Self::Failing,
         Self::Leaking,
         Self::Unhealthy,
     ];
@@ -74,6 +78,7 @@ impl Why {
             Self::Memory => "its memory has grown far above what it began with and it is renewed",
             Self::Drifted => "something about it was changed by hand and it is replaced",
             Self::Stuck => "it accepts requests and answers none and is replaced",
+            Self::Failing => "it fails requests, probes after a pause too, and is replaced",
             Self::Leaking => "it is unhealthy and its memory has grown and it is replaced",
             Self::Unhealthy => "it stayed unhealthy and is replaced",
         }

@@ -23,6 +23,8 @@ pub(crate) struct Vitals {
     /// Since when it has had too much in flight.
     crowded: Option<Instant>,
     stuck: bool,
+    /// It fails the edge's probes, one after another.
+    pub(crate) failing: bool,
     /// What its mounts were when it became ready, shortened.
     pub(crate) mounts: Option<u64>,
     /// What of it was changed by hand.
@@ -46,6 +48,7 @@ impl Vitals {
             silence: Silence::new(now),
             crowded: None,
             stuck: false,
+            failing: false,
             mounts: None,
             drifted: None,
         }
@@ -97,6 +100,9 @@ impl Vitals {
         if self.stuck {
             return Some(Why::Stuck);
         }
+        if self.failing {
+            return Some(Why::Failing);
+        }
         let crowded = self.crowded.map_or(Duration::ZERO, |since| now.duration_since(since));
         let memory = self.memory.zip(self.baseline);
         recycle::worn(&Wear { id, requests, age, crowded, memory }, rules.recycle)
@@ -108,6 +114,8 @@ impl Vitals {
         let grown = |(now, first)| recycle::has_grown(now, first, growth);
         if self.drifted.is_some() {
             Why::Drifted
+        } else if self.failing {
+            Why::Failing
         } else if self.memory.zip(self.baseline).is_some_and(grown) {
             Why::Leaking
         } else {

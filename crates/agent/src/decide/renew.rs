@@ -61,7 +61,7 @@ pub(super) fn beyond_hope(view: &View, decided: &Decision) -> Vec<(InstanceId, D
 
 fn patience(why: Why) -> Duration {
     match why {
-        Why::Drifted | Why::Stuck => Duration::ZERO,
+        Why::Drifted | Why::Stuck | Why::Failing => Duration::ZERO,
         Why::Leaking => LEAKING_MAX,
         Why::Requests | Why::Age | Why::InFlight | Why::Memory | Why::Unhealthy => UNHEALTHY_MAX,
     }

@@ -21,6 +21,7 @@ struct Counterpart {
     wake: Option<Arc<dyn Wake>>,
     wakes: BTreeMap<ReleaseKey, u32>,
     suspects: BTreeSet<InstanceId>,
+    failing: BTreeSet<InstanceId>,
 }
 
 impl Late {
@@ -35,6 +36,9 @@ impl Late {
         }
         for instance in &early.suspects {
             wake.suspect(instance);
+        }
+        for instance in &early.failing {
+            wake.failing(instance);
         }
     }
 
@@ -74,6 +78,15 @@ impl Wake for Late {
             |wake| wake.suspect(instance),
             |early| {
                 early.suspects.insert(instance.clone());
+            },
+        );
+    }
+
+    fn failing(&self, instance: &InstanceId) {
+        self.pass(
+            |wake| wake.failing(instance),
+            |early| {
+                early.failing.insert(instance.clone());
             },
         );
     }

@@ -19,6 +19,8 @@ const KEY: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+
 static STUCK: AtomicBool = AtomicBool::new(false);
 /// `/healthz` says so, and nothing else does.
 static SICK: AtomicBool = AtomicBool::new(false);
+/// Everything is answered with 503.
+static FAILING: AtomicBool = AtomicBool::new(false);
 /// Each later answer takes so many milliseconds more.
 static LAG: AtomicU64 = AtomicU64::new(0);
 
@@ -86,7 +88,7 @@ fn serve(stream: TcpStream) -> io::Result<()> {
         while STUCK.load(Relaxed) {
             pause(1_000);
         }
-        let sick = target == "/healthz" && SICK.load(Relaxed);
+        let sick = (target == "/healthz" && SICK.load(Relaxed)) || FAILING.load(Relaxed);
         let status = if sick { "503 Service Unavailable" } else { "200 OK" };
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
         reader.get_mut().write_all(format!("{head}{body}").as_bytes())?;
@@ -116,6 +118,7 @@ fn answer(target: &str) -> String {
         "/stick" => STUCK.store(true, Relaxed),
         "/lag" => LAG.store(number, Relaxed),
         "/sick" => SICK.store(number == 1, Relaxed),
+        "/fail" => FAILING.store(number == 1, Relaxed),
         "/burn" => return strain::burn(number),
         "/files" => return strain::files(number),
         "/threads" => return strain::threads(number),
