@@ -197,6 +197,10 @@ pub(crate) struct Figures<'a> {
     pub(crate) in_flight: u32,
     /// Times that an instance was passed over for a while.
     pub(crate) ejections: u64,
+    /// Those that are passed over now.
+    pub(crate) tripped: u32,
+    /// Tries that would have been too many.
+    pub(crate) over_budget: u64,
 }
 
 #[cfg(test)]

@@ -269,6 +269,8 @@ impl Shared {
                     streams: release.streams(),
                     in_flight: release.load().in_flight,
                     ejections: release.ejections.load(Relaxed),
+                    tripped: release.flow().tripped,
+                    over_budget: release.over_budget.load(Relaxed),
                 })
             })
             .collect();

@@ -71,7 +71,11 @@ fn each_release(out: &mut String, releases: &[Figures<'_>]) -> Result {
     let help = "Requests tried on another connection or instance.";
     each("minato_retries_total", "counter", help, &|release| release.stats.retries())?;
     let help = "Times that an instance was passed over for a while because it failed.";
-    each("minato_outlier_ejections_total", "counter", help, &|release| release.ejections)
+    each("minato_outlier_ejections_total", "counter", help, &|release| release.ejections)?;
+    let help = "Instances that are passed over now, or wait for the request that probes them.";
+    each("minato_tripped_instances", "gauge", help, &|release| release.tripped.into())?;
+    let help = "Requests that were not tried again because too many had been.";
+    each("minato_retries_over_budget_total", "counter", help, &|release| release.over_budget)
 }
 
 fn whole(out: &mut String, totals: &Totals, gauges: Gauges) -> Result {
@@ -137,7 +141,7 @@ mod tests {
         stats.count(0, 200, 1_500);
         stats.count(0, 418, 31_000_000);
         stats.retried();
-        let figures = Figures { key: &key, stats: &stats, streams: 4, in_flight: 5, ejections: 6 };
+        let figures = Figures { key: &key, stats: &stats, streams: 4, in_flight: 5, ejections: 6, tripped: 1, over_budget: 0 };
         let text = render(&totals, Gauges { connections: 7, held: 2 }, &[figures]);
         for line in [
             "minato_requests_total{app=\"\",service=\"\",release=\"\",code=\"404\"} 1",
