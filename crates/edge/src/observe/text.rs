@@ -141,7 +141,15 @@ mod tests {
         stats.count(0, 200, 1_500);
         stats.count(0, 418, 31_000_000);
         stats.retried();
-        let figures = Figures { key: &key, stats: &stats, streams: 4, in_flight: 5, ejections: 6, tripped: 1, over_budget: 0 };
+        let figures = Figures {
+            key: &key,
+            stats: &stats,
+            streams: 4,
+            in_flight: 5,
+            ejections: 6,
+            tripped: 1,
+            over_budget: 0,
+        };
         let text = render(&totals, Gauges { connections: 7, held: 2 }, &[figures]);
         for line in [
             "minato_requests_total{app=\"\",service=\"\",release=\"\",code=\"404\"} 1",
