@@ -193,11 +193,11 @@ impl Edge {
     }
 }
 
-/// Resolves when no client is connected.
+/// Resolves when no client is connected, and none will be.
 pub(crate) async fn no_connections(shared: &Shared) {
     loop {
         let ended = shared.ended.notified();
-        if shared.connections() == 0 {
+        if !shared.is_accepting() && shared.connections() == 0 {
             return;
         }
         ended.await;

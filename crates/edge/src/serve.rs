@@ -285,6 +285,8 @@ async fn accept(
         _ = life.wait_for(|life| *life != Life::Preparing) => {}
         () = &mut stop => return,
     }
+    // Until this ends a connection may come that is not counted yet.
+    let _accepting = local.shared.accepts();
     loop {
         while local.shared.is_full(local.index) {
             tokio::time::sleep(Duration::from_millis(5)).await;

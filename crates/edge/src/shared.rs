@@ -52,7 +52,8 @@ pub(crate) struct Shared {
     retired: AtomicBool,
     threads: Vec<Thread>,
     serials: AtomicU64,
-    /// A connection has ended.
+    accepting: AtomicUsize,
+    /// A connection has ended, or those who accept them.
     pub(crate) ended: Notify,
 }
 
@@ -88,6 +89,10 @@ pub(crate) struct Counted {
     index: usize,
 }
 
+/// A listener that connections are accepted from until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Accepting(Arc<Shared>);
+
 /// A thread takes over connections only if the difference is worth it.
 const IMBALANCE: usize = 8;
 
@@ -117,6 +122,7 @@ impl Shared {
             retired: AtomicBool::new(false),
             threads: commands.into_iter().map(thread).collect(),
             serials: AtomicU64::new(1),
+            accepting: AtomicUsize::new(0),
             ended: Notify::new(),
         }
     }
@@ -249,6 +255,16 @@ impl Shared {
         Counted { shared: Arc::clone(self), index }
     }
 
+    pub(crate) fn accepts(self: &Arc<Self>) -> Accepting {
+        self.accepting.fetch_add(1, SeqCst);
+        Accepting(Arc::clone(self))
+    }
+
+    /// Whether connections may still come.
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.accepting.load(SeqCst) > 0
+    }
+
     pub(crate) fn connections(&self) -> usize {
         self.threads.iter().map(|thread| thread.connections.load(SeqCst)).sum()
     }
@@ -288,6 +304,13 @@ impl Drop for Counted {
             thread.connections.fetch_sub(1, SeqCst);
         }
         self.shared.ended.notify_waiters();
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.accepting.fetch_sub(1, SeqCst);
+        self.0.ended.notify_waiters();
     }
 }
 
