@@ -292,7 +292,7 @@ impl Walk<'_> {
                 head: again.as_deref().unwrap_or(self.task.head),
                 body: self.task.body,
                 upgrade: self.task.upgrade,
-                deadline: self.deadline.max(Instant::now() + Duration::from_millis(1)),
+                deadline: self.deadline.max(self.soon()),
                 head_max: local.shared.limits.head_bytes,
             };
             match exchange::exchange(connection, &message).await {
@@ -304,6 +304,12 @@ impl Walk<'_> {
                 }
             }
         }
+    }
+
+    /// A moment from now, for who came too late to wait for longer.
+    fn soon(&self) -> Instant {
+        let clock = self.task.local.shared.clock;
+        clock.instant(clock.recent()) + Duration::from_millis(1)
     }
 
     fn speaks_http2(&self, lease: &Lease) -> bool {
@@ -330,7 +336,7 @@ impl Walk<'_> {
             let message = http2::exchange::Message {
                 asked: self.task.asked,
                 body: self.task.body,
-                deadline: self.deadline.max(Instant::now() + Duration::from_millis(1)),
+                deadline: self.deadline.max(self.soon()),
             };
             match http2::exchange::exchange(share, &message).await {
                 Ok(begun) => return Ok(Outcome::Begun(begun)),
