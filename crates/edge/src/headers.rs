@@ -176,7 +176,9 @@ pub(crate) fn write_request(
 ) {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let method = if head.connect { "GET" } else { parts.method.as_str() };
-    for part in [method, " ", path, " HTTP/1.1\r\nhost: ", &head.authority, "\r\n"] {
+    // An absolute target may go without a path before its query.
+    let root = if path.starts_with('?') { "/" } else { "" };
+    for part in [method, " ", root, path, " HTTP/1.1\r\nhost: ", &head.authority, "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     let trailers = write_fields(out, parts, head, added);

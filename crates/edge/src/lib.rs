@@ -35,6 +35,7 @@ mod key;
 mod load;
 mod names;
 mod observe;
+mod path;
 mod rate;
 mod relay;
 mod outlier;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::{
     answer::Answer,
     inbound::{Entry, Inbound},
+    path::{self, Path},
     request::Head,
     snapshot::{Service, Snapshot},
 };
@@ -21,8 +22,9 @@ pub(crate) fn find(
     head: &Head,
     path: &str,
 ) -> Result<Arc<Service>, Answer> {
+    let path = path::read(path)?;
     let service = match inbound.entry {
-        Entry::Public => snapshot.public(&head.host, path),
+        Entry::Public => public(snapshot, head, &path)?,
         Entry::Virtual { offset } => {
             let service = snapshot.at(offset).ok_or_else(no_route)?;
             may_call(snapshot, inbound, service)?;
@@ -30,6 +32,26 @@ pub(crate) fn find(
         }
     };
     service.cloned().ok_or_else(no_route)
+}
+
+/// The service of a host and path, if there is no doubt which one is meant.
+fn public<'a>(
+    snapshot: &'a Snapshot,
+    head: &Head,
+    path: &Path<'_>,
+) -> Result<Option<&'a Arc<Service>>, Answer> {
+    match path {
+        Path::Plain(path) => Ok(snapshot.public(&head.host, path)),
+        Path::Read { decoded, merged } => {
+            let service = snapshot.public(&head.host, decoded);
+            let other = snapshot.public(&head.host, merged);
+            if service.map(Arc::as_ptr) == other.map(Arc::as_ptr) {
+                return Ok(service);
+            }
+            let detail = "the path can be read as one of another service: write its slashes once, and as `/`";
+            Err(Answer::new(Code::BadRequest, detail))
+        }
+    }
 }
 
 pub(crate) fn no_route() -> Answer {

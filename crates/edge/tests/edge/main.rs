@@ -12,6 +12,7 @@ mod life;
 mod log;
 mod names;
 mod observe;
+mod paths;
 mod rate;
 mod routes;
 mod scale;

@@ -34,6 +34,15 @@ pub(crate) async fn call(from: Ipv4Addr, to: Ipv4Addr, port: u16, fields: &str) 
     client.ask("GET", "/echo", fields).await
 }
 
+/// The same with a path and a host of its own.
+pub(crate) async fn call_path(from: Ipv4Addr, to: Ipv4Addr, path: &str, host: &str) -> Reply {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let mut client = Client::on(within(socket.connect((to, 80).into())).await.unwrap());
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+    client.reply("GET").await
+}
+
 async fn cluster(plan: AddressPlan) -> (Bed, [Instance; 2]) {
     let bed = bed_with(Some(plan), |_| {});
     let at = |offset| {
