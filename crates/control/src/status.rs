@@ -1,6 +1,6 @@
 //! What a service is, judged from what is declared and what nodes report.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use minato_model::{
     ids::{AppName, ReleaseNumber, ServiceKey, ServiceName},
@@ -106,6 +106,12 @@ pub(crate) async fn status(
 
 /// Where its first host and path are answered from outside, or else its name inside.
 fn url(core: &Core, key: &ServiceKey, service: &Service) -> String {
+    if service.protocol == minato_model::manifest::Protocol::Tcp {
+        return match (service.listen, core.http) {
+            (Some(port), Some(http)) => format!("tcp://{}", SocketAddr::new(http.ip(), port)),
+            (Some(_) | None, _) => format!("tcp://{}.{}.internal", key.service, key.app),
+        };
+    }
     let path = service.paths.first().map_or("/", String::as_str);
     match (service.hosts.first(), core.http.map(|http| http.port())) {
         (Some(host), Some(80) | None) => format!("http://{host}{path}"),

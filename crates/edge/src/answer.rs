@@ -56,6 +56,10 @@ impl Answer {
         self
     }
 
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         status(self.code)
     }

@@ -82,7 +82,9 @@ impl Edge {
         }
         let (senders, receivers): (Vec<_>, Vec<_>) =
             http.iter().map(|_| mpsc::unbounded_channel::<Command>()).unzip();
-        let shared = Arc::new(Shared::new((limits, trusted_proxies, plan, zone), wake, senders, inherited));
+        let public = http.first().and_then(|listener| listener.local_addr().ok()).map(|address| address.ip());
+        let shared =
+            Arc::new(Shared::new((limits, trusted_proxies, plan, zone, public), wake, senders, inherited));
         let (life, watching) = watch::channel(Life::Preparing);
         let mut edge = Self {
             handle: Handle { shared: Arc::clone(&shared) },

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::OwnedFd,
     sync::{Arc, PoisonError},
 };
@@ -13,12 +13,16 @@ use std::{
 use minato_model::{
     BoxFuture,
     ids::{InstanceId, ReleaseKey, ServiceKey},
-    route::{Endpoint, Table},
+    manifest::Protocol,
+    route::{Endpoint, Route, Table},
     routing::{Flow, Load, Refusal, Routing, Traffic},
 };
 use tokio::sync::oneshot;
 
-use crate::{edge::FAREWELL, serve::Command, shared::Shared, snapshot::Snapshot, target::Target};
+use crate::{
+    edge::FAREWELL, handover::Name, inbound::Entry, serve::Command, shared::Shared, snapshot::Snapshot,
+    target::Target,
+};
 
 /// The edge as the agent knows it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,9 +49,8 @@ impl Handle {
         known.map(|known| known.all().cloned().collect()).unwrap_or_default()
     }
 
-    /// Opens and closes listeners, so that every service of the snapshot has its virtual address.
+    /// Opens and closes listeners, so that every service of the snapshot has its own.
     fn listen(&self, snapshot: &Snapshot) {
-        let Some(plan) = self.shared.plan else { return };
         let mut listening = self.shared.listening.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, as retiring closes what is there.
         if self.shared.is_retired() {
@@ -56,27 +59,45 @@ impl Handle {
         let mut before = std::mem::take(&mut *listening);
         for service in snapshot.services() {
             let offset = service.route.virtual_offset;
-            for port in [80, service.route.port] {
-                let stop = before.remove(&(offset, port));
-                if listening.contains_key(&(offset, port)) {
+            for (name, address, entry) in self.places(&service.route) {
+                let stop = before.remove(&(name, offset));
+                if listening.contains_key(&(name, offset)) {
                     continue;
                 }
-                let address = SocketAddrV4::new(plan.at(offset), port);
-                listening.insert((offset, port), stop.unwrap_or_else(|| self.listen_at(address, offset)));
+                let stop = stop.unwrap_or_else(|| self.listen_at(name, address, entry, offset));
+                listening.insert((name, offset), stop);
             }
         }
         // Those left are of no service any more: dropping their senders stops them.
         drop::<BTreeMap<_, _>>(before);
     }
 
-    fn listen_at(&self, address: SocketAddrV4, offset: u16) -> oneshot::Sender<()> {
+    /// Where a service is listened for, beside the ports that all share.
+    fn places(&self, route: &Route) -> impl Iterator<Item = (Name, SocketAddr, Entry)> {
+        let tcp = route.protocol == Protocol::Tcp;
+        let (offset, port) = (route.virtual_offset, route.port);
+        let inner = self.shared.plan.into_iter().flat_map(move |plan| {
+            let ports = [Some(80).filter(|_| !tcp), Some(port)];
+            ports.into_iter().flatten().map(move |port| {
+                let address = SocketAddrV4::new(plan.at(offset), port);
+                (Name::Virtual(address), address.into(), Entry::Virtual { offset })
+            })
+        });
+        let outer = self.shared.public.zip(route.listen).filter(|_| tcp).map(move |(ip, port)| {
+            let address = SocketAddr::new(ip, port);
+            (Name::Outer(address), address, Entry::Outer { offset })
+        });
+        inner.chain(outer)
+    }
+
+    fn listen_at(&self, name: Name, address: SocketAddr, entry: Entry, offset: u16) -> oneshot::Sender<()> {
         let (stop, stopped) = oneshot::channel();
         let thread = usize::from(offset) % self.shared.threads().max(1);
-        let listener = self.shared.inherited().virtual_address(address);
+        let listener = self.shared.inherited().of_service(name, address);
         let listener = listener.inspect_err(|error| {
-            tracing::error!(%address, %error, "a virtual address can't be listened at yet");
+            tracing::error!(%address, %error, "can't listen for a service yet: it is tried again until the address is free");
         });
-        let command = Command::Listen { address, listener: listener.ok(), offset, stop: stopped };
+        let command = Command::Listen { name, address, entry, listener: listener.ok(), stop: stopped };
         self.shared.tell(thread, command);
         stop
     }

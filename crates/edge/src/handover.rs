@@ -41,6 +41,8 @@ pub enum Name {
     Http,
     /// A service's virtual address.
     Virtual(SocketAddrV4),
+    /// A port outside of a service of plain TCP.
+    Outer(SocketAddr),
     /// Names, over UDP.
     NamesUdp,
     /// Names, over TCP.
@@ -60,6 +62,7 @@ impl fmt::Display for Name {
         match self {
             Self::Http => f.write_str("http"),
             Self::Virtual(address) => write!(f, "virtual/{address}"),
+            Self::Outer(address) => write!(f, "tcp/{address}"),
             Self::NamesUdp => f.write_str("names/udp"),
             Self::NamesTcp => f.write_str("names/tcp"),
         }
@@ -75,6 +78,10 @@ impl FromStr for Name {
             "http" => Ok(Self::Http),
             "names/udp" => Ok(Self::NamesUdp),
             "names/tcp" => Ok(Self::NamesTcp),
+            other if other.starts_with("tcp/") => {
+                let address = other.strip_prefix("tcp/").ok_or_else(invalid)?;
+                address.parse().map(Self::Outer).map_err(|_| invalid())
+            }
             other => {
                 let address = other.strip_prefix("virtual/").ok_or_else(invalid)?;
                 address.parse().map(Self::Virtual).map_err(|_| invalid())
@@ -125,11 +132,11 @@ impl Inherited {
         if listeners.is_empty() { listen::bind(address, count) } else { Ok(listeners) }
     }
 
-    /// The listener at a virtual address: the one that was handed over, or a new one.
-    pub(crate) fn virtual_address(&mut self, address: SocketAddrV4) -> io::Result<TcpListener> {
-        match self.take(Name::Virtual(address)) {
+    /// A service's listener: the one that was handed over, or a new one.
+    pub(crate) fn of_service(&mut self, name: Name, address: SocketAddr) -> io::Result<TcpListener> {
+        match self.take(name) {
             Some(descriptor) => Ok(descriptor.into()),
-            None => listen::single(address.into()),
+            None => listen::single(address),
         }
     }
 
@@ -233,10 +240,12 @@ mod tests {
     #[test]
     fn names_are_read_as_they_are_written() {
         let address = "10.7.0.2:80".parse().unwrap();
-        for name in [Name::Http, Name::Virtual(address), Name::NamesUdp, Name::NamesTcp] {
+        for name in
+            [Name::Http, Name::Virtual(address), Name::Outer(address.into()), Name::NamesUdp, Name::NamesTcp]
+        {
             assert_eq!(name.to_string().parse(), Ok(name));
         }
-        for bad in ["", "virtual/", "virtual/[::1]:80", "names", "Http"] {
+        for bad in ["", "virtual/", "virtual/[::1]:80", "tcp/80", "names", "Http"] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
         }
     }

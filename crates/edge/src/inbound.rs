@@ -43,6 +43,11 @@ pub(crate) enum Entry {
         /// The address's offset in the node's network.
         offset: u16,
     },
+    /// At a service's own port outside, which is one of plain TCP.
+    Outer {
+        /// Its virtual address's offset, which names it.
+        offset: u16,
+    },
 }
 
 /// A client's connection, as its requests know it.

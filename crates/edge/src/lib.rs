@@ -49,6 +49,7 @@ mod shed;
 mod snapshot;
 mod split;
 mod target;
+mod tcp;
 mod trace;
 mod upgrade;
 mod upstream;

@@ -201,6 +201,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) tripped: u32,
     /// Tries that would have been too many.
     pub(crate) over_budget: u64,
+    /// Of plain TCP: connections, bytes from clients, bytes to them.
+    pub(crate) tcp: [u64; 3],
 }
 
 #[cfg(test)]

@@ -60,10 +60,26 @@ pub(crate) struct Release {
     stats: OnceLock<Box<Stats>>,
     /// Times that one of its instances was passed over for a while.
     pub(crate) ejections: AtomicU64,
+    pub(crate) tcp: Tcp,
     pub(crate) outliers: Outliers,
     /// Tries after a request's first, and those that would have been too many.
     pub(crate) repeated: AtomicU64,
     pub(crate) over_budget: AtomicU64,
+}
+
+/// Connections of plain TCP, and what they carried.
+#[derive(Debug, Default)]
+pub(crate) struct Tcp {
+    pub(crate) connections: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+}
+
+impl Tcp {
+    /// Connections, bytes from clients, bytes to them.
+    pub(crate) fn figures(&self) -> [u64; 3] {
+        [&self.connections, &self.received, &self.sent].map(|count| count.load(Relaxed))
+    }
 }
 
 /// Why no instance of a release takes a request.
@@ -110,6 +126,7 @@ impl Release {
             turn: AtomicU64::new(0),
             stats: OnceLock::new(),
             ejections: AtomicU64::new(0),
+            tcp: Tcp::default(),
             outliers: Outliers::default(),
             repeated: AtomicU64::new(0),
             over_budget: AtomicU64::new(0),

@@ -1,7 +1,7 @@
 //! Which service a request is for, and whether it may have it.
 
 use http::HeaderMap;
-use minato_model::code::Code;
+use minato_model::{code::Code, ids::ServiceKey};
 use std::sync::Arc;
 
 use crate::{
@@ -27,9 +27,11 @@ pub(crate) fn find(
         Entry::Public => public(snapshot, head, &path)?,
         Entry::Virtual { offset } => {
             let service = snapshot.at(offset).ok_or_else(no_route)?;
-            may_call(snapshot, inbound, service)?;
+            may_call(snapshot, inbound.caller.as_ref(), service)?;
             Some(service)
         }
+        // It was of plain TCP when the connection came.
+        Entry::Outer { .. } => None,
     };
     service.cloned().ok_or_else(no_route)
 }
@@ -60,9 +62,13 @@ pub(crate) fn no_route() -> Answer {
 
 /// Whether the instance that calls may do so: its service names the other one, or names none and
 /// both are of one app.
-fn may_call(snapshot: &Snapshot, inbound: &Inbound, service: &Service) -> Result<(), Answer> {
+pub(crate) fn may_call(
+    snapshot: &Snapshot,
+    caller: Option<&ServiceKey>,
+    service: &Service,
+) -> Result<(), Answer> {
     let denied = |detail: String| Answer::new(Code::Denied, detail);
-    let Some(caller) = &inbound.caller else {
+    let Some(caller) = caller else {
         return Err(denied("this address answers instances of the cluster only".to_owned()));
     };
     let allowed = match snapshot.service(caller).map(|caller| &caller.route.calls) {
@@ -84,7 +90,7 @@ fn may_call(snapshot: &Snapshot, inbound: &Inbound, service: &Service) -> Result
 /// How many edges the request will have passed with this one. Only an instance is believed.
 pub(crate) fn hops(inbound: &Inbound, headers: &HeaderMap) -> Result<u8, Answer> {
     let before = match inbound.entry {
-        Entry::Public => 0,
+        Entry::Public | Entry::Outer { .. } => 0,
         Entry::Virtual { .. } => {
             let hops = headers.get("minato-hops").and_then(|value| value.to_str().ok());
             hops.and_then(|hops| hops.parse::<u8>().ok()).unwrap_or(0)

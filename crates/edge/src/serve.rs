@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     io,
-    net::{IpAddr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     pin::pin,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -39,6 +39,7 @@ use crate::{
     relay::watched::Bodies,
     scratch::Scratch,
     shared::{Counted, Shared},
+    tcp,
     upstream::{http2::Links, pool::Pool},
     vigil::{self, Vigil, Watched, Word},
     waits::Waits,
@@ -53,12 +54,13 @@ pub(crate) enum Command {
     Withdraw(u64),
     /// Cut all connections to a target.
     Cut(u64),
-    /// Accept connections at a virtual address, until told to stop.
+    /// Accept connections for a service, until told to stop.
     Listen {
-        address: SocketAddrV4,
+        name: Name,
+        address: SocketAddr,
+        entry: Entry,
         /// `None`: the address is taken yet, or not there; it is tried again and again.
         listener: Option<std::net::TcpListener>,
-        offset: u16,
         stop: oneshot::Receiver<()>,
     },
     /// Duplicate all listening sockets.
@@ -220,11 +222,11 @@ fn obey(local: &Rc<Local>, command: Command) {
             local.pool.cut(serial);
             local.links.cut(serial);
         }
-        Command::Listen { address, listener: Some(listener), offset, stop } => {
-            listen(local, Name::Virtual(address), listener, Entry::Virtual { offset }, Some(stop));
+        Command::Listen { name, entry, listener: Some(listener), stop, .. } => {
+            listen(local, name, listener, entry, Some(stop));
         }
-        Command::Listen { address, listener: None, offset, stop } => {
-            spawn(listen_later(Rc::clone(local), address, offset, stop));
+        Command::Listen { name, address, entry, listener: None, stop } => {
+            spawn(listen_later(Rc::clone(local), name, address, entry, stop));
         }
         // Nobody waits any more: fine.
         Command::Listeners(answer) => drop(answer.send(local.duplicates())),
@@ -253,7 +255,13 @@ fn listen(
 }
 
 /// Listens as soon as that can be done: a predecessor may still do so itself.
-async fn listen_later(local: Rc<Local>, address: SocketAddrV4, offset: u16, mut stop: oneshot::Receiver<()>) {
+async fn listen_later(
+    local: Rc<Local>,
+    name: Name,
+    address: SocketAddr,
+    entry: Entry,
+    mut stop: oneshot::Receiver<()>,
+) {
     let mut life = local.life.clone();
     loop {
         tokio::select! {
@@ -261,8 +269,8 @@ async fn listen_later(local: Rc<Local>, address: SocketAddrV4, offset: u16, mut 
             _ = life.wait_for(|life| !matches!(life, Life::Preparing | Life::Serving)) => return,
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }
-        if let Ok(listener) = listen::single(address.into()) {
-            return listen(&local, Name::Virtual(address), listener, Entry::Virtual { offset }, Some(stop));
+        if let Ok(listener) = listen::single(address) {
+            return listen(&local, name, listener, entry, Some(stop));
         }
     }
 }
@@ -341,10 +349,14 @@ async fn serve(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Ent
     let shared = Arc::clone(&local.shared);
     // An error means that the connection is gone, which reading will tell.
     drop(stream.set_nodelay(true));
+    if let Some(service) = tcp::service(&local, entry) {
+        tcp::serve(&local, stream, peer, entry, service).await;
+        return drop::<Counted>(counted);
+    }
     let peer = peer.ip().to_canonical();
     let caller = match (entry, peer) {
         (Entry::Virtual { .. }, IpAddr::V4(address)) => shared.caller(address),
-        (Entry::Virtual { .. }, IpAddr::V6(_)) | (Entry::Public, _) => None,
+        (Entry::Virtual { .. }, IpAddr::V6(_)) | (Entry::Public | Entry::Outer { .. }, _) => None,
     };
     let inbound = Rc::new(Inbound {
         stream: Arc::new(stream),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
@@ -25,7 +25,7 @@ use crate::{
     admit,
     clock::Clock,
     config::{Limits, Prefix},
-    handover::Inherited,
+    handover::{Inherited, Name},
     observe::{self, Figures, Gauges, Totals},
     release::Release,
     serve::Command,
@@ -44,7 +44,10 @@ pub(crate) struct Shared {
     pub(crate) totals: Totals,
     pub(crate) wake: Arc<dyn Wake>,
     pub(crate) instances: Mutex<BTreeMap<InstanceId, Known>>,
-    pub(crate) listening: Mutex<BTreeMap<(u16, u16), oneshot::Sender<()>>>,
+    /// Listeners of services: what each is for, and whose it is by its virtual address's offset.
+    pub(crate) listening: Mutex<BTreeMap<(Name, u16), oneshot::Sender<()>>>,
+    /// Where the public listeners are: services of plain TCP have their ports there.
+    pub(crate) public: Option<IpAddr>,
     callers: RwLock<BTreeMap<Ipv4Addr, (InstanceId, ServiceKey)>>,
     releases: Mutex<BTreeMap<ReleaseKey, Arc<Release>>>,
     /// Sockets of a predecessor that no service has claimed yet.
@@ -98,12 +101,12 @@ const IMBALANCE: usize = 8;
 
 impl Shared {
     pub(crate) fn new(
-        config: (Limits, Vec<Prefix>, Option<AddressPlan>, Option<String>),
+        config: (Limits, Vec<Prefix>, Option<AddressPlan>, Option<String>, Option<IpAddr>),
         wake: Arc<dyn Wake>,
         commands: Vec<mpsc::UnboundedSender<Command>>,
         inherited: Inherited,
     ) -> Self {
-        let (limits, trusted, plan, zone) = config;
+        let (limits, trusted, plan, zone, public) = config;
         let thread = |commands| Thread { commands, connections: AtomicUsize::new(0) };
         Self {
             clock: Clock::start(),
@@ -116,6 +119,7 @@ impl Shared {
             wake,
             instances: Mutex::default(),
             listening: Mutex::default(),
+            public,
             callers: RwLock::default(),
             releases: Mutex::default(),
             inherited: Mutex::new(inherited),
@@ -281,12 +285,16 @@ impl Shared {
             .filter_map(|release| {
                 Some(Figures {
                     key: &release.key,
-                    stats: release.stats_if_any()?,
+                    stats: release.stats_if_any().or_else(|| {
+                        // Of plain TCP there are no requests.
+                        (release.tcp.figures()[0] > 0).then(|| release.stats(self.threads()))
+                    })?,
                     streams: release.streams(),
                     in_flight: release.load().in_flight,
                     ejections: release.ejections.load(Relaxed),
                     tripped: release.flow().tripped,
                     over_budget: release.over_budget.load(Relaxed),
+                    tcp: release.tcp.figures(),
                 })
             })
             .collect();

@@ -103,13 +103,25 @@ fn check_routes(
     staying: impl Fn(&AppName) -> bool,
 ) -> Result<(), Problem> {
     let mut taken = BTreeMap::new();
+    let mut ports = BTreeMap::new();
     for (key, _, service) in world.declared().filter(|(key, ..)| staying(&key.app)) {
+        ports.extend(service.listen.map(|port| (port, key.clone())));
         for route in routes(service) {
             taken.insert(route, key.clone());
         }
     }
     for manifest in manifests {
         for (name, service) in &manifest.services {
+            let own = ServiceKey { app: manifest.app.clone(), service: name.clone() };
+            if let Some(port) = service.listen
+                && let Some(other) = ports.insert(port, own)
+            {
+                let problem =
+                    Problem::new(Code::RouteTaken, format!("port {port} belongs to {other} already"))
+                        .at_key(format!("services.{name}.listen"))
+                        .with_hint("give one of them another port");
+                return Err(locate::place(problem, files, &manifest.app));
+            }
             let Some(((host, path), other)) = routes(service).find_map(|route| taken.get_key_value(&route))
             else {
                 continue;

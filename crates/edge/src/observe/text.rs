@@ -75,7 +75,13 @@ fn each_release(out: &mut String, releases: &[Figures<'_>]) -> Result {
     let help = "Instances that are passed over now, or wait for the request that probes them.";
     each("minato_tripped_instances", "gauge", help, &|release| release.tripped.into())?;
     let help = "Requests that were not tried again because too many had been.";
-    each("minato_retries_over_budget_total", "counter", help, &|release| release.over_budget)
+    each("minato_retries_over_budget_total", "counter", help, &|release| release.over_budget)?;
+    let help = "Connections of plain TCP that an instance was given.";
+    each("minato_tcp_connections_total", "counter", help, &|release| release.tcp[0])?;
+    let help = "Bytes that clients sent over plain TCP, of connections that have ended.";
+    each("minato_tcp_received_bytes_total", "counter", help, &|release| release.tcp[1])?;
+    let help = "Bytes that clients were sent over plain TCP, of connections that have ended.";
+    each("minato_tcp_sent_bytes_total", "counter", help, &|release| release.tcp[2])
 }
 
 fn whole(out: &mut String, totals: &Totals, gauges: Gauges) -> Result {
@@ -149,6 +155,7 @@ mod tests {
             ejections: 6,
             tripped: 1,
             over_budget: 0,
+            tcp: [0; 3],
         };
         let text = render(&totals, Gauges { connections: 7, held: 2 }, &[figures]);
         for line in [

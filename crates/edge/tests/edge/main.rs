@@ -18,3 +18,4 @@ mod routes;
 mod scale;
 mod streams;
 mod support;
+mod tcp;

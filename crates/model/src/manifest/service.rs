@@ -107,9 +107,10 @@ fn protocol(table: &Table<'_>) -> Protocol {
         Some("http") | None => {}
         Some("h2c") => return Protocol::H2c,
         Some("grpc") => return Protocol::Grpc,
+        Some("tcp") => return Protocol::Tcp,
         // One after another, as the edge learns them.
-        Some(other @ ("tcp" | "https")) => not_yet(&value, other),
-        Some(other) => unknown_word(&value, other, "http\", \"h2c\" or \"grpc"),
+        Some(other @ "https") => not_yet(&value, other),
+        Some(other) => unknown_word(&value, other, "http\", \"h2c\", \"grpc\" or \"tcp"),
     }
     Protocol::Http
 }

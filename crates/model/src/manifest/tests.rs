@@ -241,8 +241,29 @@ fn how_an_instance_is_spoken_to_is_read() {
     assert_eq!(protocol("protocol = \"grpc\""), Protocol::Grpc);
     check(
         &format!("{HEAD}protocol = \"http2\""),
-        "4 invalid_value services.web.protocol: `services.web.protocol` can't be \"http2\" | it takes \"http\", \"h2c\" or \"grpc\"",
+        "4 invalid_value services.web.protocol: `services.web.protocol` can't be \"http2\" | it takes \"http\", \"h2c\", \"grpc\" or \"tcp\"",
     );
+}
+
+#[test]
+fn plain_tcp_has_a_port_and_nothing_of_http() {
+    let service = |keys: &str| one(&format!("{HEAD}{keys}")).services.into_values().next().unwrap();
+    let tcp = service("protocol = \"tcp\"\nlisten = 5432");
+    assert_eq!((tcp.protocol, tcp.listen), (Protocol::Tcp, Some(5432)));
+    assert_eq!(service("protocol = \"tcp\"").listen, None, "inside the cluster only");
+    check(
+        &format!("{HEAD}listen = 5432"),
+        "4 invalid_value services.web.listen: `listen` is for plain TCP | add `protocol = \"tcp\"`, or leave it out: \
+         hosts and paths share the edge's own ports",
+    );
+    for key in
+        ["hosts = [\"a.localhost\"]", "paths = [\"/a\"]", "health = { path = \"/\" }", "rate = { limit = 1 }"]
+    {
+        let text = format!("{HEAD}protocol = \"tcp\"\n{key}");
+        let problems = parse(&[Source { name: "app.toml", text: &text }]).unwrap_err().problems;
+        assert!(problems[0].message.contains("is for HTTP"), "{key}: {}", problems[0].message);
+        assert_eq!((problems[0].code, problems[0].line), (Code::InvalidValue, Some(5)), "{key}");
+    }
 }
 
 #[test]
