@@ -71,7 +71,8 @@ impl Pool {
 
     /// How many are open, used or not.
     pub(crate) fn open(&self) -> usize {
-        let open = |target: &Connections| target.all.iter().filter(|stream| stream.strong_count() > 0).count();
+        let open =
+            |target: &Connections| target.all.iter().filter(|stream| stream.strong_count() > 0).count();
         self.targets.borrow().values().map(open).sum()
     }
 
