@@ -294,6 +294,13 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     ((1..=64).contains(&id.len()) && id.as_bytes().iter().copied().all(safe)).then_some(id)
 }
 
+/// Whether a body of unknown length has no transfer coding beside `chunked`.
+pub(crate) fn is_chunked_only(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    chunked && codings.next().is_none()
+}
+
 /// How the request's body is framed; `exact` is its length, where that is known.
 pub(crate) fn request_length(method: &Method, headers: &HeaderMap, exact: Option<u64>) -> Length {
     match exact {

@@ -175,6 +175,13 @@ fn upload(
     if exact.is_some_and(|length| length > most) {
         return Err(too_large(most));
     }
+    if exact.is_none() && !headers::is_chunked_only(&parts.headers) {
+        // It would be framed anew, and what codes it lost on the way.
+        return Err(Answer::new(
+            Code::BadRequest,
+            "the only transfer coding of a request's body is `chunked`",
+        ));
+    }
     let length = headers::request_length(&parts.method, &parts.headers, exact);
     let has_body = exact != Some(0);
     Ok((has_body.then(|| Upload::new(body, most, pause_max)), length))

@@ -96,6 +96,9 @@ pub(crate) enum Failure {
     NoUpgrade,
 }
 
+/// Interim answers to one request that are read before it is given up: none is passed on.
+const INTERIM_MAX: u32 = 100;
+
 /// What comes next on the way to the head.
 enum Event {
     Filled(io::Result<bool>),
@@ -118,13 +121,14 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
         }
     }
     let mut deadline = message.deadline;
+    let mut interim = 0;
     let mut budget = Duration::ZERO;
     let mut sending: Option<Sending> = message.body.map(|(upload, length)| {
         budget = deadline.saturating_duration_since(Instant::now());
         Box::pin(Rc::clone(upload).send(Rc::clone(&stream), length)) as Sending
     });
     loop {
-        if let Some(head) = next_head(&mut connection, message)? {
+        if let Some(head) = next_head(&mut connection, message, &mut interim)? {
             if let Framing::Length(length) = head.framing {
                 connection.expect(length);
             }
@@ -170,7 +174,11 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
 }
 
 /// The final head, if it has arrived. Interim ones are dropped: hyper's server sends its own 100.
-fn next_head(connection: &mut Connection, message: &Message<'_>) -> Result<Option<Head>, Failure> {
+fn next_head(
+    connection: &mut Connection,
+    message: &Message<'_>,
+    interim: &mut u32,
+) -> Result<Option<Head>, Failure> {
     loop {
         if connection.buffer.is_empty() {
             return Ok(None);
@@ -182,7 +190,12 @@ fn next_head(connection: &mut Connection, message: &Message<'_>) -> Result<Optio
             Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 return if message.upgrade { Ok(Some(head)) } else { Err(Failure::NoAnswer) };
             }
-            Some(head) if head.status.is_informational() => {}
+            Some(head) if head.status.is_informational() => {
+                *interim += 1;
+                if *interim > INTERIM_MAX {
+                    return Err(Failure::NoAnswer);
+                }
+            }
             Some(head) => return Ok(Some(head)),
         }
     }

@@ -43,6 +43,9 @@ fn answer(path: &str) -> String {
         "/interim" => {
             "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(20) + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
         }
+        "/forever" => {
+            "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(200) + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        }
         "/switch" => {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n".to_owned()
         }
@@ -70,6 +73,10 @@ async fn what_says_two_lengths_reaches_nobody() {
         "Transfer-Encoding: xchunked",
         "Transfer-Encoding: chunked, identity",
         "Transfer-Encoding: gzip",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: identity, chunked",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding:\u{b}chunked",
         "Transfer-Encoding : chunked",
         "X: a\r\n Transfer-Encoding: chunked",
@@ -169,6 +176,7 @@ async fn an_answer_ends_where_it_says_and_what_follows_is_nobodys() {
         ("/more", 200, "ok"),
         ("/none", 204, ""),
         ("/interim", 200, "ok"),
+        ("/forever", 502, ""),
         ("/switch", 502, ""),
         ("/folded", 502, ""),
     ] {
