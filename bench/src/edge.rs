@@ -4,6 +4,7 @@
 
 mod client;
 mod peers;
+pub(crate) mod routes;
 
 use std::{net::SocketAddr, time::Duration};
 

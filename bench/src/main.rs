@@ -63,6 +63,8 @@ enum Benchmark {
     Kills(kills::Arguments),
     /// Requests through the edge, beside nginx and HAProxy
     Edge(edge::Arguments),
+    /// Many routes beside few: cpu a request, memory (P8)
+    Routes(edge::Arguments),
     /// Memory, processor and size of a server with ten services at zero
     Footprint(footprint::Arguments),
     /// A release build from nothing
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
         Benchmark::Recycle(arguments) => recycle::run(&arguments.of(quick), &patience),
         Benchmark::Kills(arguments) => kills::run(&arguments.of(quick), &patience),
         Benchmark::Edge(arguments) => edge::run(&arguments.of(quick), &patience),
+        Benchmark::Routes(arguments) => edge::routes::run(&arguments.of(quick), &patience),
         Benchmark::Footprint(arguments) => footprint::run(&arguments.of(quick), &patience),
         Benchmark::BuildTime => build_time::run(&patience),
     };
