@@ -33,6 +33,8 @@ mod hold;
 mod inbound;
 mod key;
 mod load;
+#[cfg(test)]
+mod mutations;
 mod names;
 mod observe;
 mod outlier;
