@@ -56,6 +56,20 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// The same for a request's, which may not say either what only the edge says.
+pub(crate) fn clean_request_trailers(trailers: &mut HeaderMap) {
+    clean_trailers(trailers);
+    let edges = |name: &&HeaderName| {
+        let name = name.as_str();
+        let says = matches!(name, "forwarded" | "x-request-id" | "traceparent" | "tracestate");
+        says || begins(name, "x-forwarded-")
+    };
+    let gone: Vec<HeaderName> = trailers.keys().filter(edges).cloned().collect();
+    for name in gone {
+        trailers.remove(name);
+    }
+}
+
 /// Whether the header is for one connection only (RFC 9110, 7.6.1), and never passes.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(

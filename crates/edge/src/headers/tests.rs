@@ -91,3 +91,31 @@ fn an_answer_is_cleaned() {
     clean_response(&mut headers, false);
     assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-type"]);
 }
+
+#[test]
+fn trailers_say_nothing_that_belongs_ahead() {
+    let mut trailers = HeaderMap::new();
+    for name in [
+        "authorization",
+        "connection",
+        "content-length",
+        "forwarded",
+        "grpc-status",
+        "host",
+        "minato-origin",
+        "minato_origin",
+        "te",
+        "traceparent",
+        "transfer-encoding",
+        "x-checksum",
+        "x-forwarded-for",
+        "x_forwarded_for",
+        "x-request-id",
+    ] {
+        trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+    }
+    clean_request_trailers(&mut trailers);
+    let mut left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["grpc-status", "x-checksum"]);
+}

@@ -10,6 +10,7 @@ mod handover;
 mod heads;
 mod http2;
 mod life;
+mod limits;
 mod log;
 mod names;
 mod observe;

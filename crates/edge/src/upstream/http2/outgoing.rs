@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
 use crate::{
-    headers::Length,
+    headers::{self, Length},
     upstream::upload::{Broken, Upload},
 };
 
@@ -66,7 +66,13 @@ impl Body for Outgoing {
                 }
                 // The last part says so itself.
                 this.upload.take_if(|upload| upload.is_over());
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(match frame.into_trailers() {
+                    Ok(mut trailers) => {
+                        headers::clean_request_trailers(&mut trailers);
+                        Frame::trailers(trailers)
+                    }
+                    Err(frame) => frame,
+                })))
             }
             Ok(None) => {
                 this.upload = None;
