@@ -26,6 +26,7 @@ pub mod route;
 pub mod routing;
 pub mod slice;
 pub mod time;
+pub mod tls;
 pub mod top;
 pub mod traffic;
 pub mod units;

@@ -8,6 +8,7 @@ use crate::{
     ids::{InstanceId, ReleaseKey, ReleaseNumber, ServiceKey},
     manifest::Protocol,
     node::Phases,
+    tls::Door,
     traffic::{Key, Policy},
 };
 
@@ -40,6 +41,9 @@ pub struct Route {
     /// How its requests are treated.
     #[serde(default)]
     pub traffic: Policy,
+    /// What the edge does for it at its doors to the outside.
+    #[serde(default)]
+    pub tls: Door,
 }
 
 /// All routes of a node's edge: one immutable snapshot, swapped whole.

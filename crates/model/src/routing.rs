@@ -10,12 +10,25 @@ use crate::{
     code::Code,
     ids::{InstanceId, ReleaseKey, ServiceKey},
     route::{Endpoint, Table},
+    tls::{Challenges, Secured, Source},
 };
 
 /// What the edge does for the agent.
 pub trait Routing: Send + Sync + 'static {
     /// Puts a table in force; resolves when every edge thread answers by it.
     fn publish(&self, table: Arc<Table>) -> BoxFuture<'_, ()>;
+
+    /// Puts in force what handshakes that begin from now on are answered with; what was given of the same
+    /// source before goes. Connections that are there go on. To be called before the table is published
+    /// whose hosts it is for.
+    fn secure(&self, source: Source, secured: Arc<Secured>) {
+        drop((source, secured));
+    }
+
+    /// What authorities are answered from now on; what was given before goes.
+    fn challenge(&self, challenges: Arc<Challenges>) {
+        drop(challenges);
+    }
 
     /// Lets requests go to an instance, beginning with those that wait for its release, first come
     /// first served, and at first no more than its concurrency. Clears the release's refusal.

@@ -89,5 +89,6 @@ fn route(wanted: &Wanted<'_>) -> Route {
         concurrency_max: service.scale.concurrency_max,
         listen: service.listen,
         traffic: service.traffic.clone(),
+        tls: minato_model::tls::Door::default(),
     }
 }

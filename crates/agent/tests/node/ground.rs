@@ -180,6 +180,7 @@ impl Ground {
                 concurrency: 10,
                 concurrency_max: 40,
                 listen: None,
+                tls: Default::default(),
                 traffic: minato_model::traffic::Policy::default(),
             },
             releases: vec![Share { release, weight: 1, min: 0, max: 3 }],

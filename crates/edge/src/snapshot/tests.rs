@@ -31,6 +31,7 @@ fn entry(service: &str, hosts: &[&str], paths: &[&str], weights: &[(u32, u32)]) 
             concurrency: 1,
             concurrency_max: 1,
             listen: None,
+            tls: Default::default(),
             traffic: minato_model::traffic::Policy::default(),
         },
         weights: weights.iter().map(|(number, weight)| Weight { number: *number, weight: *weight }).collect(),

@@ -31,6 +31,7 @@ fn service(weights: &[(ReleaseNumber, u32)], split: Split) -> Service {
         concurrency: 1,
         concurrency_max: 1,
         listen: None,
+        tls: Default::default(),
         traffic: Policy::default(),
     };
     let weights =

@@ -143,6 +143,7 @@ pub(crate) fn entry(
         concurrency: 32,
         concurrency_max: 128,
         listen: None,
+        tls: Default::default(),
         traffic: minato_model::traffic::Policy::default(),
     };
     change(&mut route);

@@ -8,6 +8,7 @@ use minato_model::{
     ids::{InstanceId, ReleaseKey, ServiceKey},
     route::{Endpoint, Table},
     routing::{Flow, Load, Refusal, Routing, Traffic},
+    tls::{Challenges, Secured, Source},
 };
 
 use super::{link::Link, protocol::Call};
@@ -50,6 +51,15 @@ impl Routing for Mirror {
     fn publish(&self, table: Arc<Table>) -> BoxFuture<'_, ()> {
         let own = self.own.publish(Arc::clone(&table));
         self.both(own, || Call::Publish { table: (*table).clone() }, true)
+    }
+
+    // Handshakes begin at the own edge only: the listeners are its.
+    fn secure(&self, source: Source, secured: Arc<Secured>) {
+        self.own.secure(source, secured);
+    }
+
+    fn challenge(&self, challenges: Arc<Challenges>) {
+        self.own.challenge(challenges);
     }
 
     fn admit(&self, endpoint: Endpoint) {
