@@ -3,15 +3,18 @@
 //! Once a [`Manifest`] exists, every value in it is valid and every default filled in.
 
 mod check;
+mod locate;
 mod parse;
 mod read;
 mod service;
 mod suggest;
+mod tls;
 mod traffic;
 
 #[cfg(test)]
 mod tests;
 
+pub use locate::line_of;
 pub use parse::{FILE_MAX, Problems, SERVICES_MAX, Source, parse};
 
 use std::{collections::BTreeMap, time::Duration};
@@ -21,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{AppName, ServiceKey, ServiceName},
     reference::ImageReference,
+    tls::Tls,
     traffic::Policy,
 };
 
@@ -82,6 +86,9 @@ pub struct Service {
     /// How its requests are treated.
     #[serde(default)]
     pub traffic: Policy,
+    /// What is done at the doors to the outside.
+    #[serde(default)]
+    pub tls: Tls,
 }
 
 /// How an instance is spoken to.

@@ -1,6 +1,6 @@
 //! Where in the files of a request a key is written.
 
-use minato_model::{code::Problem, ids::AppName};
+use minato_model::{code::Problem, ids::AppName, manifest};
 use toml::de::DeTable;
 
 use super::File;
@@ -16,28 +16,8 @@ pub(super) fn place(mut problem: Problem, files: &[File], app: &AppName) -> Prob
             continue;
         }
         problem.file = Some(file.name.clone());
-        problem.line = offset(table, &key).map(|offset| line(&file.text, offset));
+        problem.line = manifest::line_of(&file.text, &key);
         return problem;
     }
     problem
-}
-
-fn offset(table: &DeTable<'_>, path: &str) -> Option<usize> {
-    let mut table = table;
-    let mut found = None;
-    for part in path.split('.') {
-        let Some((key, value)) = table.get_key_value(part) else { break };
-        found = Some(key.span().start);
-        match value.get_ref().as_table() {
-            Some(inner) => table = inner,
-            None => break,
-        }
-    }
-    found
-}
-
-fn line(text: &str, offset: usize) -> u32 {
-    let before = text.as_bytes().get(..offset).unwrap_or_default();
-    let breaks = before.iter().filter(|byte| **byte == b'\n').count();
-    u32::try_from(breaks + 1).unwrap_or(u32::MAX)
 }

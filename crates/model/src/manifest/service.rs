@@ -6,7 +6,7 @@ use super::{
     Health, Protocol, Recycle, ReleasePolicy, Resources, Scale, Service, Strategy,
     check::Places,
     read::{Table, Value},
-    traffic,
+    tls, traffic,
 };
 use crate::{
     code::Code,
@@ -42,7 +42,7 @@ pub(super) fn all(
 }
 
 fn service(table: &Table<'_>, app: &AppName) -> Option<Service> {
-    table.not_supported(&["bind", "sign", "tls", "metrics", "place"]);
+    table.not_supported(&["bind", "sign", "metrics", "place"]);
     let image = image(table);
     let service = Service {
         image: image.unwrap_or_else(placeholder),
@@ -71,8 +71,10 @@ fn service(table: &Table<'_>, app: &AppName) -> Option<Service> {
         release: release(table),
         listen: listen(table),
         traffic: traffic::policy(table),
+        tls: tls::tls(table),
     };
     tcp_alone(table, &service);
+    tls::needs_hosts(table, &service);
     table.finish();
     Some(service)
 }

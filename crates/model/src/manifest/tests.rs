@@ -210,7 +210,6 @@ fn what_does_not_work_yet_is_refused() {
         "bind = [\"orders\"]",
         "sign = \"required\"",
         "protocol = \"https\"",
-        "tls = { redirect = true }",
         "metrics = { path = \"/metrics\" }",
         "place = { spread = \"zone\" }",
         "scale = { metrics = [] }",
@@ -319,4 +318,62 @@ fn all_that_is_wrong_is_shown_at_once() {
     let problems = parse(&[Source { name: "app.toml", text: &text }]).unwrap_err().problems;
     let lines: Vec<_> = problems.iter().map(|problem| problem.line.unwrap()).collect();
     assert_eq!(lines, [4, 5, 6]);
+}
+
+#[test]
+fn tls_at_the_door_is_read() {
+    const HOSTS: &str = "hosts = [\"shop.localhost\"]\n";
+    let tls = |keys: &str| one(&format!("{HEAD}{keys}")).services.into_values().next().unwrap().tls;
+    assert_eq!(tls(""), Tls::default());
+    let all = "tls = { certificate = \"a.pem\", key = \"/b\", redirect = true, hsts = \"180d\", client_ca = \"../c\" }";
+    let all = tls(&format!("{HOSTS}{all}"));
+    assert_eq!(
+        all.files().collect::<Vec<_>>(),
+        [("certificate", "a.pem"), ("key", "/b"), ("client_ca", "../c")]
+    );
+    assert!(all.redirect);
+    assert_eq!(all.hsts, Some(Duration::from_secs(180 * 86_400)));
+    for (keys, says) in [
+        (
+            "tls = { key = \"b\" }",
+            "5 missing_key services.web.tls.key: `key` needs `certificate` beside it | add `certificate = \"FILE\"`",
+        ),
+        (
+            "tls = { certificate = \"\", key = \"b\" }",
+            "5 invalid_value services.web.tls.certificate: `certificate` is no path | a path relative to the manifest's folder, or an absolute one: \"files/shop.pem\"",
+        ),
+        (
+            "tls = { hsts = \"999d\" }",
+            "5 invalid_value services.web.tls.hsts: `hsts` is 999d; it can be 0s to 730d",
+        ),
+        (
+            "tls = { redirct = true }",
+            "5 unknown_key services.web.tls.redirct: `redirct` is no key of [services.web.tls] | did you mean `redirect`?",
+        ),
+    ] {
+        check(&format!("{HEAD}{HOSTS}{keys}"), says);
+    }
+    check(
+        &format!("{HEAD}tls = {{ redirect = true }}"),
+        "4 missing_key services.web.tls: `tls` is for public names, and the service has none | add `hosts`, or take it out: within the cluster every name has the cluster's certificate",
+    );
+    check(
+        &format!("{HEAD}protocol = \"tcp\"\nlisten = 5432\ntls = {{ redirect = true }}"),
+        "6 invalid_value services.web.tls: `tls` is for HTTP: over plain TCP there are only bytes",
+    );
+}
+
+#[test]
+fn a_key_is_found_in_the_text() {
+    let text = "app = \"a\"\n\n[services.web.tls]\nkey = \"x\"\n[services.api]\ntls = { redirect = true,\n hsts = \"1d\" }\n";
+    for (key, line) in [
+        ("app", Some(1)),
+        ("services.web.tls.key", Some(4)),
+        ("services.web.tls.certificate", Some(3)),
+        ("services.api.tls.redirect", Some(6)),
+        ("stores", None),
+    ] {
+        assert_eq!(line_of(text, key), line, "{key}");
+    }
+    assert_eq!(line_of("not = = toml", "not"), None);
 }
