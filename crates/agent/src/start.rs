@@ -323,6 +323,7 @@ fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> 
         scratch: spec.resources.scratch,
         files: spec.resources.files,
         init: spec.init,
+        identity: None,
         tag: Tag::of(record).encode(),
     };
     let network = NodeNetwork { id: node.id, plan: node.plan };

@@ -30,10 +30,12 @@ use crate::{
 mod ahead;
 mod bind;
 mod fill;
+mod identity;
 mod program;
 mod skeleton;
 
 use ahead::Ahead;
+pub(crate) use identity::Pem;
 pub(crate) use skeleton::Parts;
 
 /// What the keeper gives the child through the clone.
@@ -101,6 +103,9 @@ pub(crate) struct Order {
     /// The size of `/tmp` and `/dev/shm`, if it is another than they were made with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<u64>,
+    /// What of the message's blob is which file of its identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Pem>,
 }
 
 /// What the init answers to an order. The socket's end without `Failed` after `Mounted` means that
@@ -229,14 +234,20 @@ fn obey(
     without: &Without,
 ) -> Result<std::convert::Infallible, Broken> {
     let Parked { parts, ahead, keeper, control } = parked;
-    let (order, _) = wire::decode::<Order>(&message.bytes).during("read the order")?;
+    let (order, blob) = wire::decode::<Order>(&message.bytes).during("read the order")?;
     let root = message.fds.first().ok_or(io::ErrorKind::NotFound).during("read the order")?;
     if let Some(size) = order.resize {
         skeleton::resize(parts, size).during("size /tmp and /dev/shm")?;
     }
+    if let Some(pem) = &order.identity {
+        identity::write(pem, blob, order.uid).during("write its identity")?;
+    }
     bind::enter_root(root.as_fd(), parts)?;
     for path in &order.writable {
         fill::writable(path, order.scratch).map_err(|broken| Broken { path: path.clone(), ..broken })?;
+    }
+    if order.identity.is_some() {
+        identity::attach(parts).during("attach its identity")?;
     }
     program::own_output(&order)?;
     let mounted = Answer::Mounted { taken, mounted: monotonic() };

@@ -3,14 +3,14 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, mkdirat, open,
-        openat, openat2, statat, unlinkat,
+        AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fchmod, fchown,
+        fstat, mkdirat, open, openat, openat2, statat, unlinkat,
     },
     io::Errno,
     mount::{OpenTreeFlags, open_tree},
@@ -43,12 +43,17 @@ pub enum MountPointError {
     },
 }
 
+/// Where an instance finds its identity.
+pub(crate) const IDENTITY: &str = "/run/minato/identity";
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
 /// Makes, once per tree after it was unpacked, what a read-only root needs to be started:
-/// `/proc /dev /sys /tmp /run`, `/etc/{hosts,resolv.conf,hostname}` and each of `directories` (what
-/// is writable, and the working directory). What is made is root's, 0755. Links inside the tree are
-/// followed within it; a link in the place of one of the files is replaced.
+/// `/proc /dev /sys /tmp /run`, `/etc/{hosts,resolv.conf,hostname}`, `/run/minato/identity` and each of
+/// `directories` (what is writable, and the working directory). What is made is root's, 0755. Links inside
+/// the tree are followed within it; a link in the place of one of the files is replaced, and whatever is in
+/// the place of `/run/minato` and no directory.
 ///
 /// # Errors
 /// See [`MountPointError`].
@@ -60,8 +65,8 @@ pub fn mount_points(tree: &Path, directories: &[String]) -> Result<(), MountPoin
             errno => MountPointError::Io { path, source: errno.into() },
         }
     };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = open(tree, flags, Mode::empty()).map_err(at("/"))?;
+    let root = open(tree, FOLDER, Mode::empty()).map_err(at("/"))?;
+    unlink_run(&root).map_err(at("/run"))?;
     let own = ["/proc", "/dev", "/sys", "/tmp", "/run", "/etc"].map(str::to_owned);
     for path in own.iter().chain(directories) {
         let inside = path.strip_prefix('/').ok_or_else(|| MountPointError::Path(path.clone()))?;
@@ -70,11 +75,69 @@ pub fn mount_points(tree: &Path, directories: &[String]) -> Result<(), MountPoin
         }
         directory(&root, inside).map_err(at(path))?;
     }
-    let etc = resolve(&root, "etc", flags).map_err(at("/etc"))?;
+    identity(&root).map_err(at(IDENTITY))?;
+    let etc = resolve(&root, "etc", FOLDER).map_err(at("/etc"))?;
     for name in FILES {
         file(&etc, name).map_err(at(&format!("/etc/{name}")))?;
     }
     Ok(())
+}
+
+/// Takes `/run` away if it is a link to nowhere, or to what isn't the image's when it runs.
+fn unlink_run(root: &OwnedFd) -> Result<(), Errno> {
+    let linked = match statat(root, "run", AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => false,
+        stat => FileType::from_raw_mode(stat?.st_mode) == FileType::Symlink,
+    };
+    if linked && !resolve(root, "run", FOLDER).is_ok_and(|run| stays(root, &run)) {
+        unlinkat(root, "run", AtFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// Makes the folder of the identity, which every user can reach.
+fn identity(root: &OwnedFd) -> Result<(), Errno> {
+    let run = resolve(root, "run", FOLDER)?;
+    let mode = fstat(&run)?.st_mode;
+    if mode & 0o111 != 0o111 {
+        fchmod(&run, Mode::from_raw_mode(mode & 0o7777 | 0o111))?;
+    }
+    let minato = own_directory(&run, "minato")?;
+    own_directory(&minato, "identity").map(drop)
+}
+
+/// Whether a directory of the tree is there still when `/proc`, `/dev` and `/tmp` have been put over it.
+fn stays(root: &OwnedFd, directory: &OwnedFd) -> bool {
+    let path = |of: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", of.as_raw_fd()));
+    let (Ok(root), Ok(directory)) = (path(root), path(directory)) else { return false };
+    let inside = directory.strip_prefix(root).ok().and_then(|inside| inside.components().next());
+    inside.is_some_and(|first| !["proc", "dev", "tmp", "sys"].iter().any(|name| first.as_os_str() == *name))
+}
+
+/// A directory that is root's and that everybody may enter, in the place of whatever has the name.
+fn own_directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = FOLDER | OFlags::NOFOLLOW;
+    match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+        Err(Errno::EXIST) => {}
+        made => made?,
+    }
+    let opened = match openat(parent, name, flags, Mode::empty()) {
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            unlinkat(parent, name, AtFlags::empty())?;
+            mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+            openat(parent, name, flags, Mode::empty())?
+        }
+        opened => opened?,
+    };
+    let stat = fstat(&opened)?;
+    // What is right stays as it is: instances may be looking.
+    if (stat.st_uid, stat.st_gid) != (0, 0) {
+        fchown(&opened, Some(Uid::ROOT), Some(Gid::ROOT))?;
+    }
+    if stat.st_mode & 0o7777 != 0o755 {
+        fchmod(&opened, Mode::from_raw_mode(0o755))?;
+    }
+    Ok(opened)
 }
 
 /// Opens a path as a process would whose root the tree is.

@@ -15,11 +15,11 @@ use rustix::{
 use crate::{
     crash,
     ids::RANGE,
-    init::{Answer, Order, monotonic},
+    init::{Answer, Order, Pem, monotonic},
     keeper::{Client, protocol::Failure},
     mounts,
     protection::Without,
-    spec::{Binding, Phases, Running, Start},
+    spec::{Binding, IDENTITY_MAX, Phases, Running, Start},
     wire,
 };
 
@@ -182,6 +182,9 @@ impl Sandbox {
     }
 
     fn send(&self, start: &Start, resize: Option<u64>) -> Result<(), StartError> {
+        if start.identity.is_some() && !self.client.identifies() {
+            return Err(StartError::Invalid("the keeper is older, and its sandboxes take no identity"));
+        }
         let root = mounts::prepare_root_without(&start.root, self.user_namespace.as_fd(), &self.without)
             .map_err(|source| StartError::Root { path: start.root.display().to_string(), source })?;
         let order = Order {
@@ -196,8 +199,10 @@ impl Sandbox {
             files: start.files,
             init: start.init,
             resize,
+            identity: start.identity.as_ref().map(Pem::of),
         };
-        let bytes = wire::encode(&order, &[])
+        let blob = start.identity.as_ref().map(|id| [&*id.certificate, &*id.key, &*id.roots].concat());
+        let bytes = wire::encode(&order, &blob.unwrap_or_default())
             .map_err(|_| StartError::Invalid("command and environment are longer than 192 KiB"))?;
         wire::send(&self.control, &bytes, &[root.as_fd()], SendFlags::empty())
             .map_err(|_| StartError::Gone)?;
@@ -312,6 +317,10 @@ fn check(start: &Start) -> Result<(), StartError> {
     }
     if start.groups.len() > 64 || start.tag.len() > TAG_MAX {
         return Err(StartError::Invalid("there are more than 64 groups, or more than 64 KiB of tag"));
+    }
+    let files = start.identity.iter().flat_map(|id| [id.certificate.len(), id.key.len(), id.roots.len()]);
+    if files.clone().any(|length| length == 0) || files.sum::<usize>() > IDENTITY_MAX {
+        return Err(StartError::Invalid("a part of its identity is empty, or all of it more than 32 KiB"));
     }
     Ok(())
 }

@@ -92,10 +92,26 @@ pub struct Start {
     /// Whether the parked init stays as the first process, forwards signals and reaps; else the
     /// program itself is process 1 (and gets no default signal actions).
     pub init: bool,
+    /// Who it is to others, in files of memory; `None`: it finds none.
+    pub identity: Option<Identity>,
     /// Kept by the keeper and given to the next server: the caller's own description of the
     /// instance, at most 64 KiB.
     pub tag: Vec<u8>,
 }
+
+/// What an instance shows others of itself and knows them by: PEM, at `/run/minato/identity/`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `tls.crt`, which everybody may read.
+    pub certificate: Vec<u8>,
+    /// `tls.key`, which nobody but the instance's user may read.
+    pub key: Vec<u8>,
+    /// `ca.crt`, which everybody may read.
+    pub roots: Vec<u8>,
+}
+
+/// The most bytes of an [`Identity`], all in all.
+pub const IDENTITY_MAX: usize = 32 * 1024;
 
 /// A start that came as far as its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +120,13 @@ pub struct Running {
     pub pid: u32,
     /// How long each phase took.
     pub phases: Phases,
+}
+
+// The key is nobody's to read.
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").finish_non_exhaustive()
+    }
 }
 
 /// The phases of a start, in microseconds since [`crate::sandbox::Sandbox::start`] was called.

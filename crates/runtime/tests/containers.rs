@@ -8,6 +8,8 @@ mod attempts;
 mod ends;
 #[path = "containers/ground.rs"]
 mod ground;
+#[path = "containers/identity.rs"]
+mod identity;
 #[path = "containers/inside.rs"]
 mod inside;
 #[path = "containers/keeper.rs"]

@@ -16,7 +16,7 @@ use minato_network::{Node, NodeId8, NodeNetwork};
 use minato_runtime::{
     keeper::{self, Client, Config, Connection},
     mounts,
-    spec::{Event, Limits, SandboxSpec, Start},
+    spec::{Event, Identity, Limits, SandboxSpec, Start},
 };
 
 fn main() -> ExitCode {
@@ -122,6 +122,11 @@ fn start_of(tree: &Path, program: &str) -> Start {
         scratch: 1 << 20,
         files: 1024,
         init: true,
+        identity: Some(Identity {
+            certificate: vec![b'-'; 1_600],
+            key: vec![b'-'; 240],
+            roots: vec![b'-'; 2_000],
+        }),
         tag: Vec::new(),
     }
 }

@@ -37,8 +37,9 @@ pub(super) fn writable(path: &str, size: u64) -> Result<(), Broken> {
         fsmount(&system, FsMountFlags::FSMOUNT_CLOEXEC, attributes).during("make a memory file system")?;
     let to = openat(&mount, ".", flags, Mode::empty()).during("make a memory file system")?;
     copy_directory(from.as_fd(), to.as_fd(), DEPTH_MAX).during("fill a writable path from the image")?;
-    move_mount(&mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .during("attach a writable path")
+    // The path may be a link, which was followed to what is in there.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    move_mount(&mount, "", CWD, path, flags).during("attach a writable path")
 }
 
 /// Copies content, owner and mode of one open directory to another.

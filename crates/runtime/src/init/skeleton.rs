@@ -19,7 +19,7 @@ use rustix::{
     process::{chdir, pivot_root},
 };
 
-use super::{Broken, During, Inside};
+use super::{Broken, During, Inside, identity};
 use crate::{
     protection::{Protection, Without},
     sys::{self, MountAttributes},
@@ -32,6 +32,8 @@ pub(crate) struct Parts {
     pub trees: Vec<(&'static str, OwnedFd)>,
     /// Single files, detached, and where each goes.
     pub files: Vec<(&'static str, OwnedFd)>,
+    /// The folder of its identity, read-only: what is in it is written elsewhere.
+    pub identity: OwnedFd,
 }
 
 /// Where the root file system will be attached.
@@ -57,7 +59,7 @@ pub(super) fn build(inside: &Inside<'_>, without: &Without) -> Result<Parts, Bro
     let host = without.leaves_out(Protection::OwnTree).then(|| whole("/")).transpose();
     let host = host.during("keep the host's tree")?;
     let devices = DEVICES.map(|name| clone_of(&format!("/dev/{name}")));
-    memory(BASE, "size=64k,nr_inodes=64,mode=755", MountFlags::NOSUID).during("mount the skeleton")?;
+    memory(BASE, "size=128k,nr_inodes=64,mode=755", MountFlags::NOSUID).during("mount the skeleton")?;
     for name in ["proc", "dev", "tmp", "etc", "root"] {
         directory(&format!("{BASE}/{name}")).during("make the skeleton")?;
     }
@@ -78,6 +80,7 @@ pub(super) fn build(inside: &Inside<'_>, without: &Without) -> Result<Parts, Bro
         mask(&format!("{BASE}/proc"), &format!("{BASE}/dev/null")).during("mask /proc")?;
     }
     write_files(Path::new(BASE), inside).during("write /etc")?;
+    identity::make_ready(Path::new(BASE)).during("make room for its identity")?;
     chdir(BASE).during("enter the skeleton")?;
     enter_here().during("leave the host's tree")?;
     let mut parts = parts().during("take the skeleton's parts")?;
@@ -227,5 +230,7 @@ fn parts() -> io::Result<Parts> {
         .into_iter()
         .map(file)
         .collect::<Result<_, _>>()?;
-    Ok(Parts { trees, files })
+    let identity = clone_of(identity::FOLDER)?;
+    read_only(&identity)?;
+    Ok(Parts { trees, files, identity })
 }

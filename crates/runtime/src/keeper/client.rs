@@ -26,7 +26,7 @@ use connect::{START_MAX, connect_to, first_words, start};
 
 use super::{
     Config, Connection,
-    protocol::{BINDS, FIRST, Failure, Reply, Request, VERSION},
+    protocol::{BINDS, FIRST, Failure, IDENTIFIES, Reply, Request, VERSION},
 };
 use crate::{
     cgroup,
@@ -254,6 +254,12 @@ impl Client {
     #[must_use]
     pub fn binds_late(&self) -> bool {
         self.link.shared.version >= BINDS
+    }
+
+    /// Whether an instance can be given an identity: an older keeper's sandboxes take none.
+    #[must_use]
+    pub fn identifies(&self) -> bool {
+        self.link.shared.version >= IDENTIFIES
     }
 
     /// Where the instances' control groups are.

@@ -6,6 +6,7 @@
 //!   again, and says 1.
 //! - 2: `Bind` says where the output goes, before a start; nothing is read before. A keeper answers a
 //!   `Hello` with the lower of both versions, and goes on in that.
+//! - 3: a parked init takes an identity with its order. Nothing else is said.
 
 use std::path::PathBuf;
 
@@ -19,11 +20,13 @@ use crate::{
 };
 
 /// The version of the protocol.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// The first version.
 pub(crate) const FIRST: u32 = 1;
 /// The first version with [`Request::Bind`].
 pub(crate) const BINDS: u32 = 2;
+/// The first version whose sandboxes take an identity.
+pub(crate) const IDENTIFIES: u32 = 3;
 
 /// What the server says.
 #[derive(Debug, Serialize, Deserialize)]

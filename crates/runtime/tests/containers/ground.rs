@@ -121,6 +121,7 @@ impl Ground {
             scratch: 4 << 20,
             files: 1024,
             init: true,
+            identity: None,
             tag: b"tag".to_vec(),
         }
     }
