@@ -33,6 +33,7 @@ pub(crate) struct Server {
     config: PathBuf,
     api: SocketAddr,
     http: SocketAddr,
+    https: SocketAddr,
     token: String,
 }
 
@@ -106,11 +107,13 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("server-").tempdir_in(below)?.keep();
         let (data, config) = (folder.join("data"), folder.join("server.toml"));
         std::fs::write(&config, settings)?;
-        let (api, http) = free_ports()?;
+        let ports = free_ports()?;
         let output = tempfile::tempfile()?;
-        let child = start(&mut command(program, &data, &config, (api, http)), &output)?;
+        let child = start(&mut command(program, &data, &config, ports), &output)?;
         let token = String::new();
-        let mut server = Self { program: program.to_owned(), child, output, data, config, api, http, token };
+        let program = program.to_owned();
+        let [api, http, https] = ports;
+        let mut server = Self { program, child, output, data, config, api, http, https, token };
         server.wait_until_ready(patience)?;
         std::fs::read_to_string(server.data.join("token"))?.trim().clone_into(&mut server.token);
         Ok(server)
@@ -134,10 +137,14 @@ impl Server {
         Ok(())
     }
 
+    fn ports(&self) -> [SocketAddr; 3] {
+        [self.api, self.http, self.https]
+    }
+
     /// Starts the next one in the killed one's place, and says when.
     pub(crate) fn start_again(&mut self) -> Result<Instant> {
         self.output = tempfile::tempfile()?;
-        let mut command = command(&self.program, &self.data, &self.config, (self.api, self.http));
+        let mut command = command(&self.program, &self.data, &self.config, self.ports());
         let begun = now();
         self.child = start(&mut command, &self.output)?;
         Ok(begun)
@@ -147,7 +154,7 @@ impl Server {
     /// has ended by itself.
     pub(crate) fn upgrade(&mut self, patience: &Patience) -> Result<()> {
         let output = tempfile::tempfile()?;
-        let mut command = command(&self.program, &self.data, &self.config, (self.api, self.http));
+        let mut command = command(&self.program, &self.data, &self.config, self.ports());
         let child = start(command.arg("--upgrade"), &output)?;
         let mut old = std::mem::replace(&mut self.child, child);
         let mut said = std::mem::replace(&mut self.output, output);
@@ -305,18 +312,22 @@ impl Server {
     }
 }
 
-fn command(program: &Path, data: &Path, config: &Path, (api, http): (SocketAddr, SocketAddr)) -> Command {
+fn command(program: &Path, data: &Path, config: &Path, ports: [SocketAddr; 3]) -> Command {
     let mut command = Command::new(program);
     command.args(["server", "--anonymous-push", "--data"]).arg(data).arg("--config").arg(config);
-    command.args(["--api", &api.to_string(), "--http", &http.to_string()]);
+    for (flag, port) in ["--api", "--http", "--https"].iter().zip(ports) {
+        command.arg(flag).arg(port.to_string());
+    }
     command
 }
 
-/// Two ports of loopback that are free, as far as that can be known.
-fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
-    // Both are held until both are known, so that they differ.
-    let held = (TcpListener::bind(("127.0.0.1", 0))?, TcpListener::bind(("127.0.0.1", 0))?);
-    Ok((held.0.local_addr()?, held.1.local_addr()?))
+/// Ports of loopback that are free, as far as that can be known.
+fn free_ports() -> Result<[SocketAddr; 3]> {
+    // All are held until all are known, so that they differ.
+    let bind = || TcpListener::bind(("127.0.0.1", 0));
+    let held = [bind()?, bind()?, bind()?];
+    let [api, http, https] = held.each_ref().map(TcpListener::local_addr);
+    Ok([api?, http?, https?])
 }
 
 impl Drop for Server {

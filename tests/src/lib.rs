@@ -153,6 +153,8 @@ pub struct Server {
     pub api: SocketAddr,
     /// Where the edge listens.
     pub http: SocketAddr,
+    /// Where the edge listens for TLS.
+    pub https: SocketAddr,
     data: TempDir,
 }
 
@@ -168,7 +170,8 @@ impl Server {
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(disk())
             .unwrap();
-        let mut server = Self { child: None, api: free_address(), http: free_address(), data };
+        let [api, http, https] = std::array::from_fn(|_| free_address());
+        let mut server = Self { child: None, api, http, https, data };
         server.spawn(arguments);
         server
     }
@@ -234,6 +237,7 @@ impl Server {
             .args(["server", "--data"])
             .arg(self.data())
             .args(["--api", &self.api.to_string(), "--http", &self.http.to_string()])
+            .args(["--https", &self.https.to_string()])
             .args(arguments)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())

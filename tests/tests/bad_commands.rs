@@ -92,7 +92,6 @@ fn what_isnt_there_yet_is_refused_by_name() {
         &["release", "promote", "shop/web"],
         &["apply", "--supersede", "good.toml"],
         &["server", "--join", "10.0.0.1:7070"],
-        &["server", "--https", "127.0.0.1:8443"],
     ] {
         let (text, error) = fails(folder.path(), words, 2);
         assert!(text.contains("is not supported yet"), "{words:?}: {text}");
@@ -118,6 +117,7 @@ fn what_isnt_understood_is_refused() {
         (&["build", "/bin/busybox", "-t", "shop/web:1", "--port", "0"], "0"),
         (&["build", "/bin/busybox", "-t", "shop/web:1", "--entrypoint", "[\"/bin"], "JSON array"),
         (&["server", "--api", "somewhere"], "somewhere"),
+        (&["server", "--https", "8443"], "8443"),
         (&["server", "--api", "0.0.0.0:7070"], "TLS"),
     ] {
         let (text, error) = fails(folder.path(), words, 2);

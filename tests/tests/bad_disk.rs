@@ -176,6 +176,7 @@ fn what_was_acknowledged_outlives_a_full_disk() {
     let mut start = Command::new(program());
     start.args(["server", "--data"]).arg(server.data());
     start.args(["--api", &server.api.to_string(), "--http", &server.http.to_string()]);
+    start.args(["--https", &server.https.to_string()]);
     let mut child = start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -208,7 +209,8 @@ fn a_first_start_without_room_names_what_it_cant_write() {
     for leave in [0, 4, 16] {
         fill(leave);
         let mut start = Command::new(program());
-        start.args(["server", "--api", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]).arg(data.path());
+        start.args(["server", "--api", "127.0.0.1:0", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"]);
+        start.arg("--data").arg(data.path());
         let said = run(&mut start);
         assert_eq!((said.code(), said.stdout.as_str()), (1, ""), "{said:?}");
         let error = said.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();

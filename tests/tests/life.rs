@@ -254,14 +254,20 @@ fn a_server_that_can_not_be_says_why() {
         }
         assert_eq!(said.stderr.matches("error:").count(), 1, "one error: {}", said.stderr);
     };
-    let free = ["--api", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let free = ["--api", "127.0.0.1:0", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"];
     let process = format!("pid {}", server.pid());
     refused(server.data(), &free, 1, &["already", &process, "--data"]);
-    refused(data.path(), &["--api", &api, "--http", "127.0.0.1:0"], 1, &[&api, "--api"]);
+    refused(
+        data.path(),
+        &["--api", &api, "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"],
+        1,
+        &[&api, "--api"],
+    );
     refused(data.path(), &["--api", "127.0.0.1:0", "--http", &http], 1, &[&http, "--http"]);
     refused(data.path(), &["--api", "0.0.0.0:7070"], 2, &["api", "TLS"]);
     refused(data.path(), &["--upgrade"], 1, &["no server runs on", "without --upgrade"]);
-    refused(data.path(), &["--https", "127.0.0.1:0"], 2, &["--https", "not supported yet"]);
+    let https = server.https.to_string();
+    refused(data.path(), &[&free[..4], &["--https", &https]].concat(), 1, &[&https, "--https"]);
 
     let config = data.path().join("server.toml");
     let file = config.to_str().unwrap();

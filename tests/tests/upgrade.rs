@@ -209,7 +209,8 @@ fn what_cannot_be_taken_over_is_refused_before_anything_happens() {
     let said = upgrade(&["--network", "10.254.0.0"]);
     assert_eq!(said.code(), 1, "{}", said.stderr);
     assert!(said.stderr.contains("needs a restart"), "{}", said.stderr);
-    let said = upgrade(&["--api", &server.http.to_string(), "--http", &server.http.to_string()]);
+    let http = server.http.to_string();
+    let said = upgrade(&["--api", &http, "--http", &http, "--https", &server.https.to_string()]);
     assert!(said.code() == 1 && said.stderr.contains("can't listen on"), "{}", said.stderr);
     // As a server of before there was a hand-over.
     let (desk, aside) = (server.data().join("handover"), server.data().join("aside"));

@@ -163,11 +163,12 @@ fn a_command_starts_it_in_the_background_and_returns() {
     let log = server.data().join("background.log");
     let line = |further: &str| {
         format!(
-            "{} server --upgrade --background --data {} --api {} --http {} 2>>{} {further}",
+            "{} server --upgrade --background --data {} --api {} --http {} --https {} 2>>{} {further}",
             minato_tests::program().display(),
             server.data().display(),
             server.api,
             server.http,
+            server.https,
             log.display(),
         )
     };

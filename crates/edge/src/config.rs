@@ -16,6 +16,8 @@ use crate::{handover::Inherited, log::AccessLog};
 pub struct Config {
     /// Listeners of the public address, one for each edge thread: see [`bind`](crate::listen::bind).
     pub http: Vec<TcpListener>,
+    /// Listeners of the public address for TLS, likewise; none without TLS.
+    pub https: Vec<TcpListener>,
     /// The node's network; without it there are neither virtual addresses nor names.
     pub plan: Option<AddressPlan>,
     /// The failure domain that the node is in: instances of the same are preferred.
@@ -38,6 +40,7 @@ impl Config {
     pub fn new(http: Vec<TcpListener>, plan: Option<AddressPlan>) -> Self {
         Self {
             http,
+            https: Vec::new(),
             plan,
             zone: None,
             trusted_proxies: Vec::new(),

@@ -1,6 +1,6 @@
 //! An edge's life: start, drain, end.
 
-use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{io, net::TcpListener, sync::Arc, thread::JoinHandle, time::Duration};
 
 use minato_model::routing::Wake;
 use tokio::{
@@ -76,7 +76,8 @@ impl Edge {
                   connections handed over count against their bound"
     )]
     pub fn prepare(config: Config, wake: Arc<dyn Wake>) -> Result<Self, StartError> {
-        let Config { http, plan, zone, trusted_proxies, access_log, resolv_conf, inherited, limits } = config;
+        let Config { http, https, plan, zone, trusted_proxies, access_log, resolv_conf, inherited, limits } =
+            config;
         if http.is_empty() {
             return Err(StartError::NoListener);
         }
@@ -94,12 +95,12 @@ impl Edge {
         };
         // Declared after the edge, so that it is gone when the edge waits for the writer's end.
         let ink = access_log.map(|log| edge.log(log)).transpose()?;
-        for (index, (listener, commands)) in http.into_iter().zip(receivers).enumerate() {
+        for (index, (listeners, commands)) in each(http, https).into_iter().zip(receivers).enumerate() {
             let (shared, life, ink) = (Arc::clone(&shared), watching.clone(), ink.clone());
             let seed = getrandom::u64().map_err(|error| StartError::Thread(io::Error::other(error)))?;
             edge.spawn(format!("edge-{index}"), async move || {
                 let local = Local::new(shared, index, life, seed, ink);
-                serve::run(std::rc::Rc::new(local), listener, commands).await;
+                serve::run(std::rc::Rc::new(local), listeners, commands).await;
             })?;
         }
         if let Some(plan) = plan {
@@ -193,6 +194,18 @@ impl Edge {
         self.threads.push(thread);
         Ok(())
     }
+}
+
+/// What each thread listens at.
+fn each(http: Vec<TcpListener>, https: Vec<TcpListener>) -> Vec<Vec<(Name, TcpListener)>> {
+    let mut threads: Vec<_> = http.into_iter().map(|listener| vec![(Name::Http, listener)]).collect();
+    let count = threads.len().max(1);
+    for (index, listener) in https.into_iter().enumerate() {
+        if let Some(own) = threads.get_mut(index % count) {
+            own.push((Name::Https, listener));
+        }
+    }
+    threads
 }
 
 /// Resolves when no client is connected, and none will be.

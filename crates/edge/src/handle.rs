@@ -80,7 +80,7 @@ impl Handle {
             let ports = [Some(80).filter(|_| !tcp), Some(port)];
             ports.into_iter().flatten().map(move |port| {
                 let address = SocketAddrV4::new(plan.at(offset), port);
-                (Name::Virtual(address), address.into(), Entry::Virtual { offset })
+                (Name::Virtual(address), address.into(), Entry::Virtual { offset, tls: false })
             })
         });
         let outer = self.shared.public.zip(route.listen).filter(|_| tcp).map(move |(ip, port)| {

@@ -39,6 +39,8 @@ pub(crate) const CLAIM: Duration = Duration::from_secs(30);
 pub enum Name {
     /// The public address; one for each edge thread has this name.
     Http,
+    /// The public address for TLS, likewise.
+    Https,
     /// A service's virtual address.
     Virtual(SocketAddrV4),
     /// A port outside of a service of plain TCP.
@@ -61,6 +63,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http => f.write_str("http"),
+            Self::Https => f.write_str("https"),
             Self::Virtual(address) => write!(f, "virtual/{address}"),
             Self::Outer(address) => write!(f, "tcp/{address}"),
             Self::NamesUdp => f.write_str("names/udp"),
@@ -76,6 +79,7 @@ impl FromStr for Name {
         let invalid = || InvalidName { text: text.chars().take(80).collect() };
         match text {
             "http" => Ok(Self::Http),
+            "https" => Ok(Self::Https),
             "names/udp" => Ok(Self::NamesUdp),
             "names/tcp" => Ok(Self::NamesTcp),
             other if other.starts_with("tcp/") => {
@@ -119,8 +123,25 @@ impl Inherited {
     /// # Errors
     /// See [`listen::bind`].
     pub fn http(&mut self, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+        self.public(Name::Http, address, count)
+    }
+
+    /// The same for [`Config::https`](crate::Config::https).
+    ///
+    /// # Errors
+    /// See [`listen::bind`].
+    pub fn https(&mut self, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+        self.public(Name::Https, address, count)
+    }
+
+    fn public(
+        &mut self,
+        name: Name,
+        address: SocketAddr,
+        count: usize,
+    ) -> Result<Vec<TcpListener>, BindError> {
         let mut listeners = Vec::new();
-        while let Some(descriptor) = self.take(Name::Http) {
+        while let Some(descriptor) = self.take(name) {
             let listener = TcpListener::from(descriptor);
             let same = |own: SocketAddr| {
                 own.ip() == address.ip() && (address.port() == 0 || own.port() == address.port())
@@ -240,9 +261,14 @@ mod tests {
     #[test]
     fn names_are_read_as_they_are_written() {
         let address = "10.7.0.2:80".parse().unwrap();
-        for name in
-            [Name::Http, Name::Virtual(address), Name::Outer(address.into()), Name::NamesUdp, Name::NamesTcp]
-        {
+        for name in [
+            Name::Http,
+            Name::Https,
+            Name::Virtual(address),
+            Name::Outer(address.into()),
+            Name::NamesUdp,
+            Name::NamesTcp,
+        ] {
             assert_eq!(name.to_string().parse(), Ok(name));
         }
         for bad in ["", "virtual/", "virtual/[::1]:80", "tcp/80", "names", "Http"] {

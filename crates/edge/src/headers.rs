@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
     digits::decimal,
-    inbound::{Entry, Inbound},
+    inbound::Inbound,
     request::{Head, connection_tokens},
     trace::Trace,
 };
@@ -23,7 +23,7 @@ pub(crate) fn tried_again(head: &[u8], tried: u32) -> Vec<u8> {
 
 /// Whether another edge has tried the request before. Only an instance is believed.
 pub(crate) fn is_repeated(inbound: &Inbound, headers: &HeaderMap) -> bool {
-    inbound.entry != Entry::Public && headers.contains_key(ATTEMPT)
+    !inbound.entry.is_public() && headers.contains_key(ATTEMPT)
 }
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -37,17 +37,34 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// At the public address.
-    Public,
+    Public {
+        /// Whether TLS is spoken there.
+        tls: bool,
+    },
     /// At a service's virtual address.
     Virtual {
         /// The address's offset in the node's network.
         offset: u16,
+        /// Whether TLS is spoken there.
+        tls: bool,
     },
     /// At a service's own port outside, which is one of plain TCP.
     Outer {
         /// Its virtual address's offset, which names it.
         offset: u16,
     },
+}
+
+impl Entry {
+    /// Whether whoever comes here is from outside.
+    pub(crate) fn is_public(self) -> bool {
+        matches!(self, Self::Public { .. })
+    }
+
+    /// Whether TLS is spoken, to its end at the edge.
+    pub(crate) fn is_tls(self) -> bool {
+        matches!(self, Self::Public { tls: true } | Self::Virtual { tls: true, .. })
+    }
 }
 
 /// A client's connection, as its requests know it.

@@ -24,8 +24,8 @@ pub(crate) fn find(
 ) -> Result<Arc<Service>, Answer> {
     let path = path::read(path)?;
     let service = match inbound.entry {
-        Entry::Public => public(snapshot, head, &path)?,
-        Entry::Virtual { offset } => {
+        Entry::Public { .. } => public(snapshot, head, &path)?,
+        Entry::Virtual { offset, .. } => {
             let service = snapshot.at(offset).ok_or_else(no_route)?;
             may_call(snapshot, inbound.caller.as_ref(), service)?;
             Some(service)
@@ -90,7 +90,7 @@ pub(crate) fn may_call(
 /// How many edges the request will have passed with this one. Only an instance is believed.
 pub(crate) fn hops(inbound: &Inbound, headers: &HeaderMap) -> Result<u8, Answer> {
     let before = match inbound.entry {
-        Entry::Public | Entry::Outer { .. } => 0,
+        Entry::Public { .. } | Entry::Outer { .. } => 0,
         Entry::Virtual { .. } => {
             let hops = headers.get("minato-hops").and_then(|value| value.to_str().ok());
             hops.and_then(|hops| hops.parse::<u8>().ok()).unwrap_or(0)

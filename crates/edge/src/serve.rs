@@ -157,10 +157,12 @@ impl Local {
 /// Runs an edge thread until the edge has ended.
 pub(crate) async fn run(
     local: Rc<Local>,
-    listener: std::net::TcpListener,
+    listeners: Vec<(Name, std::net::TcpListener)>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
-    listen(&local, Name::Http, listener, Entry::Public, None);
+    for (name, listener) in listeners {
+        listen(&local, name, listener, Entry::Public { tls: name == Name::Https }, None);
+    }
     let mut life = local.life.clone();
     let mut sweep = tokio::time::interval(Duration::from_secs(1));
     let mut look = tokio::time::interval(vigil::every(&local.shared.limits));
@@ -353,10 +355,13 @@ async fn serve(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Ent
         tcp::serve(&local, stream, peer, entry, service).await;
         return drop::<Counted>(counted);
     }
+    if entry.is_tls() {
+        return drop::<Counted>(counted);
+    }
     let peer = peer.ip().to_canonical();
     let caller = match (entry, peer) {
         (Entry::Virtual { .. }, IpAddr::V4(address)) => shared.caller(address),
-        (Entry::Virtual { .. }, IpAddr::V6(_)) | (Entry::Public | Entry::Outer { .. }, _) => None,
+        (Entry::Virtual { .. }, IpAddr::V6(_)) | (Entry::Public { .. } | Entry::Outer { .. }, _) => None,
     };
     let inbound = Rc::new(Inbound {
         stream: Arc::new(stream),
@@ -365,7 +370,7 @@ async fn serve(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Ent
         peer,
         peer_text: peer.to_string(),
         caller,
-        trusted: entry == Entry::Public && shared.trusted.iter().any(|prefix| prefix.contains(peer)),
+        trusted: entry.is_public() && shared.trusted.iter().any(|prefix| prefix.contains(peer)),
         bodies: Bodies::default(),
         _counted: counted,
     });

@@ -37,8 +37,8 @@ const KEEPALIVE_AGAIN: Duration = Duration::from_secs(15);
 /// The service that a connection is for, if that is spoken to over plain TCP.
 pub(crate) fn service(local: &Local, entry: Entry) -> Option<Arc<Service>> {
     let offset = match entry {
-        Entry::Public => return None,
-        Entry::Virtual { offset } | Entry::Outer { offset } => offset,
+        Entry::Public { .. } => return None,
+        Entry::Virtual { offset, .. } | Entry::Outer { offset } => offset,
     };
     let snapshot = local.shared.snapshot.load();
     snapshot.at(offset).filter(|service| service.route.protocol == Protocol::Tcp).cloned()

@@ -66,6 +66,8 @@ pub(crate) struct Config {
     pub(crate) api: SocketAddr,
     /// Where the edge listens for HTTP.
     pub(crate) http: SocketAddr,
+    /// Where the edge listens for TLS.
+    pub(crate) https: SocketAddr,
     /// The instances' network, a /16; `None`: a free one of 10/8.
     pub(crate) network: Option<Ipv4Addr>,
     /// What stopping does with instances.
@@ -91,6 +93,8 @@ pub(crate) struct Overrides {
     pub(crate) api: Option<SocketAddr>,
     /// `--http`
     pub(crate) http: Option<SocketAddr>,
+    /// `--https`
+    pub(crate) https: Option<SocketAddr>,
     /// `--network`
     pub(crate) network: Option<Ipv4Addr>,
     /// `--anonymous-push`
@@ -108,7 +112,7 @@ struct File {
     data: Option<PathBuf>,
     api: Option<SocketAddr>,
     http: Option<SocketAddr>,
-    https: Option<toml::Value>,
+    https: Option<SocketAddr>,
     network: Option<String>,
     stop: Option<Stop>,
     trusted_proxies: Option<Vec<String>>,
@@ -149,6 +153,7 @@ impl Config {
             data,
             api: overrides.api.or(written.api).unwrap_or_else(|| loopback(7070)),
             http: overrides.http.or(written.http).unwrap_or_else(|| loopback(8080)),
+            https: overrides.https.or(written.https).unwrap_or_else(|| loopback(8443)),
             network: network.map(checked_network).transpose()?,
             stop: written.stop.unwrap_or_default(),
             trusted_proxies: prefixes(&written.trusted_proxies.unwrap_or_default())?,
@@ -176,7 +181,6 @@ fn read(path: &Path) -> Result<File, ConfigError> {
     let file: File = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let registry = file.registry.as_ref();
     let unsupported = [
-        ("https", file.https.is_some()),
         ("admission", file.admission.is_some()),
         ("tls", file.tls.is_some()),
         ("node", file.node.is_some()),
@@ -236,7 +240,7 @@ mod tests {
         let config =
             load("http = \"127.0.0.1:9090\"\nstop = \"keep\"\n[registry]\nanonymous_push = true").unwrap();
         assert_eq!(config.http.port(), 9090);
-        assert_eq!(config.api.port(), 7070);
+        assert_eq!((config.api.port(), config.https.port()), (7070, 8443));
         assert_eq!(config.stop, Stop::Keep);
         assert!(config.anonymous_push);
         let overrides = Overrides { data: Some("/tmp/x".into()), ..Overrides::default() };
@@ -261,7 +265,7 @@ mod tests {
     fn what_is_not_understood_is_refused() {
         for (text, says) in [
             ("htp = 1", "unknown field `htp`"),
-            ("https = \"127.0.0.1:8443\"", "`https` is not supported yet"),
+            ("https = \"localhost\"", "invalid socket address"),
             ("[node]\nzone = \"a\"", "`node` is not supported yet"),
             ("[registry]\nquota = \"1GiB\"", "`registry.quota` is not supported yet"),
             ("network = \"10.1.0.0/24\"", "write a /16"),

@@ -117,8 +117,8 @@ async fn serve(config: Config, upgrade: bool) -> anyhow::Result<()> {
     // Whoever asks to stop while the parts are still being made is heard when they are.
     let mut signals = Signals::new()?;
     let mut server = if upgrade { handover::take_over(config).await? } else { start::all(config).await? };
-    let (config, http) = (&server.ground.config, server.ground.config.http);
-    show::line(&format!("ready api={} http={http}", config.api));
+    let config = &server.ground.config;
+    show::line(&format!("ready api={} http={} https={}", config.api, config.http, config.https));
     tracing::info!(data = %config.data.display(), "the server is ready");
     notify::ready();
     loop {

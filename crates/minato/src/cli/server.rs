@@ -27,9 +27,9 @@ pub(super) struct Arguments {
     /// Where the edge listens for HTTP [default: 127.0.0.1:8080]
     #[arg(long, env = "MINATO_SERVER_HTTP")]
     http: Option<SocketAddr>,
-    /// Where the edge listens for TLS; not supported yet
-    #[arg(long, env = "MINATO_SERVER_HTTPS", hide = true)]
-    https: Option<String>,
+    /// Where the edge listens for TLS [default: 127.0.0.1:8443]
+    #[arg(long, env = "MINATO_SERVER_HTTPS")]
+    https: Option<SocketAddr>,
     /// The instances' network: the base of a private /16 [default: a free one of 10/8]
     #[arg(long, env = "MINATO_SERVER_NETWORK")]
     network: Option<Ipv4Addr>,
@@ -57,14 +57,14 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let later = [("--https", arguments.https.is_some()), ("--join", arguments.join.is_some())];
-    if let Some((flag, _)) = later.iter().find(|(_, given)| *given) {
-        return Err(Failure::NotSupported(format!("minato server {flag}")));
+    if arguments.join.is_some() {
+        return Err(Failure::NotSupported("minato server --join".to_owned()));
     }
     let overrides = Overrides {
         data: arguments.data.clone(),
         api: arguments.api,
         http: arguments.http,
+        https: arguments.https,
         network: arguments.network,
         anonymous_push: arguments.anonymous_push,
         pool: arguments.pool,

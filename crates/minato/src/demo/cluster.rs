@@ -45,6 +45,7 @@ impl Server {
             .context("no data directory")?;
         let api = free_port(7070)?;
         let http = free_port(8080)?;
+        let https = free_port(8443)?;
         let begun = Instant::now();
         let log = std::fs::File::create(data.path().join("server.log")).context("no log of the server")?;
         let program = std::env::current_exe().context("can't find this program")?;
@@ -52,7 +53,8 @@ impl Server {
             .arg("server")
             .arg("--data")
             .arg(data.path())
-            .args(["--api", &api.to_string(), "--http", &http.to_string(), "--anonymous-push"])
+            .args(["--api", &api.to_string(), "--http", &http.to_string()])
+            .args(["--https", &https.to_string(), "--anonymous-push"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -69,8 +71,10 @@ impl Server {
         }
         let token = std::fs::read_to_string(data.path().join("token")).context("the server left no token")?;
         let ms = begun.elapsed().as_millis();
-        say(&format!("The server is ready after {ms} ms: API and registry at {api}, edge at {http}."));
-        for (usual, address) in [(7070, api), (8080, http)] {
+        say(&format!(
+            "The server is ready after {ms} ms: API and registry at {api}, edge at {http} (TLS {https})."
+        ));
+        for (usual, address) in [(7070, api), (8080, http), (8443, https)] {
             if address.port() != usual {
                 say(&format!("(port {usual} is taken on this machine, so this one uses {})", address.port()));
             }

@@ -62,13 +62,13 @@ pub(super) struct Server {
 pub(super) async fn all(config: Config) -> anyhow::Result<Server> {
     let data = DataDirectory::open(&config.data)?;
     let api = ports::take(config.api, "the API", "--api")?;
-    let http = http(&config, minato_edge::handover::Inherited::default())?;
+    let doors = Doors::open(&config, minato_edge::handover::Inherited::default())?;
     let desk = Desk::open(&data.path)?;
     check_kernel(&data.path)?;
     let stores = Stores::open(&data.path)?;
     // From here on there is something in the kernel to give back.
     let ground = Ground::new(config, data)?;
-    let edge = Edge::start(ground.edge(http), Arc::new(ground.wake.clone()))?;
+    let edge = Edge::start(ground.edge(doors), Arc::new(ground.wake.clone()))?;
     let routing: Arc<dyn Routing> = Arc::new(edge.handle());
     let works = Works::start(&ground, stores, routing.clone(), edge.handle(), api.try_clone()?).await?;
     let posted = ground.post()?;
@@ -86,28 +86,39 @@ pub(super) fn check_kernel(data: &std::path::Path) -> anyhow::Result<()> {
     }
 }
 
-/// What the edge listens with: one listener a thread.
-pub(super) struct Http {
-    listeners: Vec<TcpListener>,
-    inherited: minato_edge::handover::Inherited,
+/// What the edge listens with: one listener a thread for each of its public addresses.
+pub(super) struct Doors {
+    pub(super) http: Vec<TcpListener>,
+    pub(super) https: Vec<TcpListener>,
+    pub(super) inherited: minato_edge::handover::Inherited,
 }
 
-/// The edge's public listeners: inherited, where there are such for this address, or taken.
-pub(super) fn http(config: &Config, mut inherited: minato_edge::handover::Inherited) -> anyhow::Result<Http> {
-    let listeners = inherited.http(config.http, threads()).with_context(|| {
-        format!(
-            "can't listen on {} for HTTP; stop what has it (`ss -ltnp`), or choose another with --http",
-            config.http
-        )
-    })?;
-    Ok(Http { listeners, inherited })
-}
-
-impl Http {
-    /// These listeners, and the others of a server before.
-    pub(super) fn with(self, inherited: minato_edge::handover::Inherited) -> Self {
-        Self { inherited, ..self }
+impl Doors {
+    /// The listeners: inherited, where there are such for this address, or taken.
+    pub(super) fn open(
+        config: &Config,
+        mut inherited: minato_edge::handover::Inherited,
+    ) -> anyhow::Result<Self> {
+        Ok(Self { http: http(config, &mut inherited)?, https: https(config, &mut inherited)?, inherited })
     }
+}
+
+/// The edge's listeners for HTTP.
+pub(super) fn http(
+    config: &Config,
+    inherited: &mut minato_edge::handover::Inherited,
+) -> anyhow::Result<Vec<TcpListener>> {
+    let taken = inherited.http(config.http, threads());
+    taken.with_context(|| ports::not_listening(config.http, "HTTP", "--http"))
+}
+
+/// The edge's listeners for TLS.
+pub(super) fn https(
+    config: &Config,
+    inherited: &mut minato_edge::handover::Inherited,
+) -> anyhow::Result<Vec<TcpListener>> {
+    let taken = inherited.https(config.https, threads());
+    taken.with_context(|| ports::not_listening(config.https, "TLS", "--https"))
 }
 
 impl Ground {
@@ -121,8 +132,9 @@ impl Ground {
     }
 
     /// How the edge is set up.
-    pub(super) fn edge(&self, http: Http) -> minato_edge::Config {
-        let mut config = minato_edge::Config::new(http.listeners, Some(self.network.plan));
+    pub(super) fn edge(&self, doors: Doors) -> minato_edge::Config {
+        let mut config = minato_edge::Config::new(doors.http, Some(self.network.plan));
+        config.https = doors.https;
         config.trusted_proxies.clone_from(&self.config.trusted_proxies);
         config.access_log = self.config.access_log.as_ref().map(|log| minato_edge::log::AccessLog {
             format: log.format,
@@ -131,7 +143,7 @@ impl Ground {
             max_bytes: log.max_bytes,
             clock: clock::now,
         });
-        config.inherited = http.inherited;
+        config.inherited = doors.inherited;
         config
     }
 

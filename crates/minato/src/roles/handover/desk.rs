@@ -128,6 +128,7 @@ async fn visit(stream: UnixStream, config: &Config) -> anyhow::Result<Visitor> {
         pid: std::process::id(),
         api: config.api,
         http: config.http,
+        https: Some(config.https),
     };
     timeout(HELLO, writer.send(&welcome, &[])).await??;
     match timeout(GO, reader.next::<FromNew>()).await.context("it doesn't go on")?? {

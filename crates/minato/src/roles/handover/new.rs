@@ -1,11 +1,18 @@
 //! The new server's side: it tries all that can fail, then takes what the running one gives.
 
-use std::{io::ErrorKind, net::TcpListener, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use minato_edge::{
     Edge,
-    handover::{Inherited, Listening},
+    handover::{self as edge, Inherited, Listening},
 };
 use minato_model::routing::Routing;
 use minato_runtime::crash;
@@ -54,7 +61,8 @@ struct Running {
     pid: u32,
     /// Listeners at addresses that the running server hasn't.
     api: Option<TcpListener>,
-    http: Option<start::Http>,
+    http: Option<Vec<TcpListener>>,
+    https: Option<Vec<TcpListener>>,
 }
 
 /// Takes over from the server that runs on the data directory.
@@ -69,7 +77,7 @@ pub(in crate::roles) async fn take_over(config: Config) -> anyhow::Result<Server
     crash::point("handover.new.welcome");
     let mut given = running.take().await?;
     crash::point("handover.new.given");
-    let Running { reader, writer, pid, api, http } = running;
+    let Running { reader, writer, pid, api, http, https } = running;
     let missing = "the running server did not give all that it has";
     let lock = given.lock.context(missing)?;
     let desk = Desk::inherit(&path, given.handover.context(missing)?)?;
@@ -77,19 +85,18 @@ pub(in crate::roles) async fn take_over(config: Config) -> anyhow::Result<Server
         Some(api) => api,
         None => TcpListener::from(given.api.context(missing)?),
     };
-    if http.is_some() {
-        // Open, they would take connections that nobody accepts.
-        given.edge.retain(|listening| listening.name != minato_edge::handover::Name::Http);
+    // Open, they would take connections that nobody accepts.
+    for (moved, its) in [(http.is_some(), edge::Name::Http), (https.is_some(), edge::Name::Https)] {
+        given.edge.retain(|listening| !moved || listening.name != its);
     }
-    let inherited = Inherited::new(given.edge);
-    let http = match http {
-        Some(http) => http.with(inherited),
-        None => start::http(&config, inherited)?,
-    };
+    let mut inherited = Inherited::new(given.edge);
+    let http = http.map_or_else(|| start::http(&config, &mut inherited), Ok)?;
+    let https = https.map_or_else(|| start::https(&config, &mut inherited), Ok)?;
+    let doors = start::Doors { http, https, inherited };
 
     let ground = Ground::new(config, DataDirectory::inherit(&path, lock)?)?;
     let stores = Stores::open(&ground.data.path)?;
-    let edge = Edge::prepare(ground.edge(http), Arc::new(ground.wake.clone()))?;
+    let edge = Edge::prepare(ground.edge(doors), Arc::new(ground.wake.clone()))?;
     let before = Link::new(reader, writer, Arc::new(ground.wake.clone()));
     let routing: Arc<dyn Routing> = Arc::new(Mirror::new(Arc::new(edge.handle()), before.clone()));
     let works = Works::start(&ground, stores, routing.clone(), edge.handle(), api.try_clone()?).await?;
@@ -152,8 +159,8 @@ impl Running {
                 WELCOME.as_secs()
             )
         })?;
-        let (pid, api, http) = match answer.context("the running server can't be understood")? {
-            Some((FromOld::Welcome { pid, api, http, .. }, _)) => (pid, api, http),
+        let (pid, api, http, https) = match answer.context("the running server can't be understood")? {
+            Some((FromOld::Welcome { pid, api, http, https, .. }, _)) => (pid, api, http, https),
             Some((FromOld::Refused { reason }, _)) => {
                 bail!("the running server can't be taken over: {reason}; stop it, then start this one")
             }
@@ -165,7 +172,7 @@ impl Running {
                 "the running instances' network is {known}/16; --network {wanted} needs a restart, not an upgrade"
             );
         }
-        let mut running = Self { reader, writer, pid, api: None, http: None };
+        let mut running = Self { reader, writer, pid, api: None, http: None, https: None };
         if api != config.api {
             running.api = Some(ports::take(config.api, "the API", "--api")?);
             tracing::warn!(
@@ -174,11 +181,14 @@ impl Running {
             );
         }
         if http != config.http {
-            running.http = Some(start::http(config, Inherited::default())?);
-            tracing::warn!(
-                "HTTP moves from {http} to {}: new clients of the old address are refused",
-                config.http
-            );
+            running.http = Some(start::http(config, &mut Inherited::default())?);
+            moves("HTTP", http, config.http);
+        }
+        if https != Some(config.https) {
+            running.https = Some(start::https(config, &mut Inherited::default())?);
+            if let Some(https) = https {
+                moves("TLS", https, config.https);
+            }
         }
         Ok(running)
     }
@@ -201,6 +211,10 @@ impl Running {
         };
         timeout(HANDED, take).await.context("the running server doesn't hand over; it goes on")?
     }
+}
+
+fn moves(what: &str, from: SocketAddr, to: SocketAddr) {
+    tracing::warn!("{what} moves from {from} to {to}: new clients of the old address are refused");
 }
 
 impl Given {

@@ -58,7 +58,16 @@ pub(super) enum FromNew {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum FromOld {
     /// Who it is, where it listens, and which version is spoken.
-    Welcome { version: u32, program: String, pid: u32, api: SocketAddr, http: SocketAddr },
+    Welcome {
+        version: u32,
+        program: String,
+        pid: u32,
+        api: SocketAddr,
+        http: SocketAddr,
+        /// `None`: it is of a version that speaks no TLS.
+        #[serde(default)]
+        https: Option<SocketAddr>,
+    },
     /// It can't be now, or not with this binary.
     Refused { reason: String },
     /// What comes with this message, in this order.
