@@ -135,6 +135,7 @@ fn json_has_the_shapes_of_the_contract() {
         "started_at",
         "requests",
         "in_flight",
+        "identity",
     ];
     expected.sort_unstable();
     assert_eq!(fields, expected);

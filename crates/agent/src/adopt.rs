@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     decide::DrainCause,
+    identity::Certified,
     keeper,
     life::{Birth, By, describe, fault_of},
     node::{Keeper, Node},
@@ -50,6 +51,8 @@ pub(crate) struct Tag {
     draining: Option<Moment>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stopping: Option<Stopping>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<Certified>,
 }
 
 /// That an instance was told to stop: who comes after goes on with that.
@@ -73,6 +76,7 @@ impl Tag {
             baseline: record.vitals.baseline(),
             draining: record.draining,
             stopping: None,
+            identity: record.identity.clone(),
         }
     }
 
@@ -185,6 +189,7 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         replaces: None,
         withdrawn: None,
         draining: tag.draining.filter(|_| !comes_back),
+        identity: tag.identity,
         vitals: Vitals::adopted(begun, tag.baseline, Instant::now()),
         orders: sender,
     };
@@ -259,6 +264,7 @@ fn life(node: &NodeName, id: &InstanceId, tag: Tag, reason: String, end: &Ended)
         started_at: tag.started_at,
         requests: 0,
         in_flight: 0,
+        identity: tag.identity.as_ref().map(Certified::seen),
     };
     Life {
         instance,
@@ -292,6 +298,8 @@ mod tests {
         assert!(earlier.as_object().unwrap().iter().all(|(key, value)| written[key] == *value), "{written}");
         assert_eq!(written.as_object().unwrap().len(), 7, "an earlier server reads all of it: {written}");
         (tag.baseline, tag.draining) = (Some(9), Some(Moment(7)));
+        let (not_before, not_after) = (Moment(1), Moment(8));
+        tag.identity = Some(Certified { serial: "0a".to_owned(), not_before, not_after });
         let mut written = fields(&tag);
         written["later"] = true.into();
         assert_eq!(serde_json::from_value::<Tag>(written).unwrap(), tag);

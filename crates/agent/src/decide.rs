@@ -61,6 +61,8 @@ pub(crate) struct Candidate {
     pub(crate) in_flight: u32,
     /// Why it should be renewed.
     pub(crate) renew: Option<Why>,
+    /// Half of what is left of its certificate's life, when it should be renewed for that, is over too.
+    pub(crate) pressing: bool,
     /// Whose place it was started for, and why.
     pub(crate) replaces: Option<(InstanceId, Why)>,
 }
@@ -166,8 +168,9 @@ pub(crate) fn decide(view: &View) -> Decision {
         return Decision { drain, ..Decision::default() };
     };
     let mut decision = capacity(view, envelope);
-    if view.tick && decision == (Decision { look: decision.look, ..Decision::default() }) {
-        renew::renew(view, &mut decision);
+    if view.tick {
+        let quiet = decision == (Decision { look: decision.look, ..Decision::default() });
+        renew::renew(view, &mut decision, quiet);
     }
     decision.drain.extend(renew::replaced(view));
     if view.tick {

@@ -20,6 +20,7 @@ mod drain;
 mod drift;
 pub mod events;
 mod health;
+mod identity;
 mod inventory;
 mod keeper;
 mod life;

@@ -124,6 +124,7 @@ impl Birth {
             replaces: None,
             draining: None,
             withdrawn: None,
+            identity: None,
             vitals: Vitals::new(Instant::now()),
             orders: sender,
         };

@@ -24,6 +24,8 @@ pub(crate) enum Why {
     InFlight,
     /// It holds far more memory than at first.
     Memory,
+    /// Its certificate is past two thirds of its life.
+    Identity,
     /// Something about it was changed by hand.
     Drifted,
     /// It accepts requests and answers none.
@@ -44,6 +46,7 @@ impl Why {
             Self::Age => "age",
             Self::InFlight => "in_flight",
             Self::Memory => "memory_growth",
+            Self::Identity => "identity",
             Self::Drifted => "drifted",
             Self::Stuck => "stuck",
             Self::Failing => "failing",
@@ -53,11 +56,12 @@ impl Why {
     }
 
     /// Every one.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Requests,
         Self::Age,
         Self::InFlight,
         Self::Memory,
+        Self::Identity,
         Self::Drifted,
         Self::Stuck,
         Self::Failing,
@@ -65,8 +69,13 @@ impl Why {
         Self::Unhealthy,
     ];
 
-    /// Routine waits for a good moment; repair doesn't.
+    /// Routine always starts the replacement first; repair doesn't.
     pub(crate) fn is_routine(self) -> bool {
+        self.waits() || matches!(self, Self::Identity)
+    }
+
+    /// Routine waits for a good moment, unless there is an identity to lose.
+    pub(crate) fn waits(self) -> bool {
         matches!(self, Self::Requests | Self::Age | Self::InFlight | Self::Memory)
     }
 
@@ -76,6 +85,7 @@ impl Why {
             Self::Age => "it has reached its age and is renewed",
             Self::InFlight => "it has far more in flight than its siblings and is renewed",
             Self::Memory => "its memory has grown far above what it began with and it is renewed",
+            Self::Identity => "its certificate is past two thirds of its life and it is renewed",
             Self::Drifted => "something about it was changed by hand and it is replaced",
             Self::Stuck => "it accepts requests and answers none and is replaced",
             Self::Failing => "it fails requests, probes after a pause too, and is replaced",
@@ -119,7 +129,7 @@ pub(crate) fn worn(wear: &Wear<'_>, policy: &Recycle) -> Option<Why> {
 }
 
 /// From 850 to 1,000 thousandths, always the same for an instance (FNV-1a of its id).
-fn jitter(id: &InstanceId) -> u32 {
+pub(crate) fn jitter(id: &InstanceId) -> u32 {
     let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     1_000 - id.as_str().bytes().fold(0x811c_9dc5, mix) % 151
 }

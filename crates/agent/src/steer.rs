@@ -8,6 +8,7 @@ use minato_model::{
     ids::{InstanceId, ReleaseKey, ServiceKey},
     routing::{Load, Refusal, Traffic},
     slice::Slice,
+    time::Moment,
 };
 use tokio::time::Instant;
 
@@ -15,6 +16,7 @@ use crate::{
     decide::{self, AskedBy, Candidate, Decision, DrainCause, Envelope, Unwell, View},
     life,
     node::{Node, TICK},
+    recycle::Why,
     rehearsal::Replaces,
     table::{Phase, Preparation, Record, Table},
     vitals::Rules,
@@ -39,7 +41,7 @@ pub(crate) fn steer(node: &Arc<Node>, service: &ServiceKey, wakes: &BTreeMap<Rel
         if tick {
             look(&mut table, &key, &carried);
         }
-        let view = view(&table, &key, load, woken, tick, &carried, node.keeper().is_some());
+        let view = view(node, &table, &key, load, woken, tick, &carried);
         let decision = decide::decide(&view);
         let births = begin(node, &mut table, &key, &decision, &carried);
         for (id, cause) in &decision.drain {
@@ -92,14 +94,15 @@ fn look(table: &mut Table, key: &ReleaseKey, carried: &Carried) {
 }
 
 fn view(
+    node: &Node,
     table: &Table,
     key: &ReleaseKey,
     load: Load,
     woken: u32,
     tick: bool,
     carried: &Carried,
-    keeper: bool,
 ) -> View {
+    let (keeper, today) = (node.keeper().is_some(), node.now());
     let slice = table.slices.get(&key.service);
     let share = slice.and_then(|slice| slice.share(key.number).map(|share| (slice, share)));
     let envelope = share.filter(|_| !table.stopping).map(|(slice, share)| Envelope {
@@ -125,7 +128,7 @@ fn view(
             }),
             Phase::Starting | Phase::Ready { .. } => {
                 let traffic = carried.get(&record.id).copied().unwrap_or_default();
-                instances.push(candidate(record, &traffic, rules.as_ref(), now));
+                instances.push(candidate(record, &traffic, rules.as_ref(), now, today));
             }
             Phase::Draining | Phase::Streaming => {}
         }
@@ -151,18 +154,29 @@ fn view(
     }
 }
 
-fn candidate(record: &Record, traffic: &Traffic, rules: Option<&Rules<'_>>, now: Instant) -> Candidate {
+fn candidate(
+    record: &Record,
+    traffic: &Traffic,
+    rules: Option<&Rules<'_>>,
+    now: Instant,
+    today: Moment,
+) -> Candidate {
     let ready = match record.phase {
         Phase::Ready { since } => Some(now.duration_since(since)),
         Phase::Starting | Phase::Unhealthy { .. } | Phase::Draining | Phase::Streaming => None,
     };
     let age = now.duration_since(record.begun);
-    let renew = |rules| record.vitals.renew(&record.id, traffic.requests, age, rules, now);
+    let vital = |rules| record.vitals.renew(&record.id, traffic.requests, age, rules, now);
+    let vital = rules.filter(|_| ready.is_some()).and_then(vital);
+    let certified = record.identity.as_ref();
+    let due = certified.is_some_and(|certified| certified.is_due(&record.id, today));
     Candidate {
         id: record.id.clone(),
         ready,
         in_flight: traffic.in_flight,
-        renew: rules.filter(|_| ready.is_some()).and_then(renew),
+        // Repair is more than what it would be renewed for.
+        renew: vital.filter(|why| !due || !why.is_routine()).or_else(|| due.then_some(Why::Identity)),
+        pressing: due && certified.is_some_and(|certified| certified.presses(today)),
         replaces: record.replaces.as_ref().map(|replaces| (replaces.old.clone(), replaces.why)),
     }
 }

@@ -27,6 +27,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     backoff::Backoff,
     decide::DrainCause,
+    identity::Certified,
     prepare::Prepared,
     rehearsal::{Replaces, Withdrawn},
     rotation::Rotation,
@@ -161,6 +162,8 @@ pub(crate) struct Record {
     pub(crate) draining: Option<Moment>,
     /// When it left routing, if it is out.
     pub(crate) withdrawn: Option<Withdrawn>,
+    /// Its certificate, once it was issued.
+    pub(crate) identity: Option<Certified>,
     pub(crate) vitals: Vitals,
     pub(crate) orders: watch::Sender<Orders>,
 }
@@ -228,6 +231,7 @@ impl Record {
             started_at: self.started_at,
             requests: traffic.requests,
             in_flight: traffic.in_flight,
+            identity: self.identity.as_ref().map(Certified::seen),
         }
     }
 

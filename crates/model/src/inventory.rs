@@ -134,4 +134,16 @@ pub struct Instance {
     pub requests: u64,
     /// Requests it has now.
     pub in_flight: u32,
+    /// Who it is to others; absent: it was given no certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+}
+
+/// The certificate that an instance has for its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its serial number, in hexadecimal digits.
+    pub serial: String,
+    /// Until when it is valid. The instance is replaced before.
+    pub not_after: Moment,
 }

@@ -2,7 +2,8 @@
 //! counts with the one whose place it takes as one instance, so that `max` is exceeded by as many.
 //!
 //! Routine always waits until the replacement is ready. Repair does so only for the last one that
-//! serves: another goes at once, while its replacement starts.
+//! serves: another goes at once, while its replacement starts. Who is to get another identity waits for
+//! nothing else, and when that presses half of the instances are renewed at once.
 
 use std::time::Duration;
 
@@ -63,34 +64,46 @@ fn patience(why: Why) -> Duration {
     match why {
         Why::Drifted | Why::Stuck | Why::Failing => Duration::ZERO,
         Why::Leaking => LEAKING_MAX,
-        Why::Requests | Why::Age | Why::InFlight | Why::Memory | Why::Unhealthy => UNHEALTHY_MAX,
+        Why::Requests | Why::Age | Why::InFlight | Why::Memory | Why::Identity | Why::Unhealthy => {
+            UNHEALTHY_MAX
+        }
     }
 }
 
-/// Begins renewals: repair before routine, those that have served longest first.
-pub(super) fn renew(view: &View, decision: &mut Decision) {
+/// Begins renewals: what presses, then repair before routine, those that have served longest first. When
+/// it isn't `quiet`, as more are started or some stopped, none but those that can't wait.
+pub(super) fn renew(view: &View, decision: &mut Decision, quiet: bool) {
     if !view.startable {
         return;
     }
     let seconds = count(view.instances.iter().filter(|candidate| is_second(view, candidate)).count());
+    let mut serving = count(view.instances.iter().filter(|candidate| candidate.ready.is_some()).count());
     let room = surge(view).saturating_sub(seconds + view.leaving);
-    let due = |candidate: &&Candidate| {
-        candidate.ready.is_some()
-            && !is_second(view, candidate)
-            && second(view, candidate).is_none()
-            && candidate.renew.is_some_and(|why| view.calm || !why.is_routine())
-    };
-    let mut due: Vec<&Candidate> = view.instances.iter().filter(due).collect();
-    due.sort_by_key(|candidate| {
-        (candidate.renew.is_some_and(Why::is_routine), std::cmp::Reverse(candidate.ready))
+    let pressing = room.max((serving / 2).max(1).saturating_sub(seconds));
+    let mut due: Vec<(&Candidate, Why)> = due(view, decision, quiet).collect();
+    due.sort_by_key(|(candidate, why)| {
+        (!candidate.pressing, why.waits(), why.is_routine(), std::cmp::Reverse(candidate.ready))
     });
-    let mut serving = view.instances.iter().filter(|candidate| candidate.ready.is_some()).count();
-    for candidate in due.into_iter().take(room as usize) {
-        let Some(why) = candidate.renew else { continue };
+    for (begun, (candidate, why)) in (0_u32..).zip(due) {
+        if begun >= (if candidate.pressing { pressing } else { room }) {
+            break;
+        }
         decision.renew.push(Renewal { old: candidate.id.clone(), why });
         if !why.is_routine() && serving > 1 {
             serving -= 1;
             decision.drain.push((candidate.id.clone(), DrainCause::Renewed(why)));
         }
     }
+}
+
+/// Who may be renewed now.
+fn due<'a>(view: &'a View, decision: &Decision, quiet: bool) -> impl Iterator<Item = (&'a Candidate, Why)> {
+    let may = move |why: Why| why == Why::Identity || (quiet && (view.calm || !why.waits()));
+    let goes = |candidate: &Candidate| decision.drain.iter().any(|(id, _)| *id == candidate.id);
+    view.instances.iter().filter_map(move |candidate| {
+        let why = candidate.renew.filter(|why| may(*why))?;
+        let free =
+            candidate.ready.is_some() && !is_second(view, candidate) && second(view, candidate).is_none();
+        (free && !goes(candidate)).then_some((candidate, why))
+    })
 }

@@ -6,7 +6,7 @@ fn id(name: &str) -> InstanceId {
 
 fn ready(name: &str, seconds: u64, in_flight: u32) -> Candidate {
     let ready = Some(Duration::from_secs(seconds));
-    Candidate { id: id(name), ready, in_flight, renew: None, replaces: None }
+    Candidate { id: id(name), ready, in_flight, renew: None, pressing: false, replaces: None }
 }
 
 fn starting(name: &str) -> Candidate {
@@ -223,6 +223,43 @@ fn a_tenth_is_renewed_at_once() {
     let mut few = busy(2);
     few.instances.iter_mut().for_each(|candidate| candidate.renew = Some(Why::Drifted));
     assert_eq!((renewals(&few).len(), drains(&few).len()), (1, 1));
+}
+
+#[test]
+fn an_identity_is_renewed_whatever_else_goes_on_and_never_at_the_cost_of_who_serves() {
+    let mut view = busy(1);
+    view.instances[0].renew = Some(Why::Identity);
+    // A roll-out, a failure, a sibling that is started because the load asks for it.
+    view.calm = false;
+    view.load.waiting = 5;
+    view.envelope.as_mut().unwrap().max = 2;
+    assert_eq!(starts(&view), Some((1, AskedBy::Request)));
+    assert_eq!((renewals(&view), drains(&view)), (vec![("a0".to_owned(), AskedBy::Recycle)], vec![]));
+    view.instances.push(in_place_of("a0", Why::Identity, starting("b")));
+    assert_eq!((renewals(&view), drains(&view)), (vec![], vec![]));
+    view.instances[1].ready = Some(Duration::ZERO);
+    assert_eq!(drains(&view), [("a0".to_owned(), DrainCause::Renewed(Why::Identity))]);
+    // Who goes anyway needs no replacement.
+    let mut many = busy(3);
+    many.instances.iter_mut().for_each(|candidate| candidate.renew = Some(Why::Identity));
+    many.envelope.as_mut().unwrap().max = 1;
+    assert_eq!((renewals(&many).len(), drains(&many).len()), (1, 2));
+    many.startable = false;
+    assert_eq!(renewals(&many), []);
+}
+
+#[test]
+fn when_an_identity_presses_half_are_renewed_at_once() {
+    let mut view = busy(20);
+    view.instances.iter_mut().for_each(|candidate| candidate.renew = Some(Why::Identity));
+    assert_eq!(renewals(&view).len(), 2);
+    view.leaving = 2;
+    assert_eq!(renewals(&view).len(), 0);
+    view.instances.iter_mut().skip(4).for_each(|candidate| candidate.pressing = true);
+    let chosen = renewals(&view);
+    assert_eq!((chosen.len(), chosen[0].0.as_str()), (10, "a4"));
+    view.instances.extend((4..12).map(|n| in_place_of(&format!("a{n}"), Why::Identity, starting("b"))));
+    assert_eq!(renewals(&view).len(), 2);
 }
 
 #[test]

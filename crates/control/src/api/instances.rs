@@ -6,7 +6,7 @@ use axum::{Json, extract::State, http::Method, routing::get};
 use minato_model::{
     digest::Digest,
     ids::{AppName, InstanceId, NodeName, ReleaseNumber, ServiceKey, ServiceName},
-    inventory::{Instance, InstanceState, Preparation, Report, Standing},
+    inventory::{Identity, Instance, InstanceState, Preparation, Report, Standing},
     keys,
     slice::Slice,
     time::Moment,
@@ -66,6 +66,7 @@ struct Row {
     started_at: Moment,
     requests: u64,
     in_flight: u32,
+    identity: Option<Identity>,
 }
 
 impl From<Instance> for Row {
@@ -84,6 +85,7 @@ impl From<Instance> for Row {
             started_at: instance.started_at,
             requests: instance.requests,
             in_flight: instance.in_flight,
+            identity: instance.identity,
         }
     }
 }
@@ -168,5 +170,6 @@ async fn row(
         started_at: since.unwrap_or(share.release.created_at),
         requests: 0,
         in_flight: 0,
+        identity: None,
     }))
 }

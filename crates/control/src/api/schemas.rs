@@ -72,8 +72,10 @@ pub(super) const SCHEMAS: &[(&str, Fields)] = &[
             ("started_at", "time"),
             ("requests", "integer"),
             ("in_flight", "integer"),
+            ("identity", "Identity?"),
         ],
     ),
+    ("Identity", &[("serial", "string"), ("not_after", "time")]),
     ("Instances", &[("instances", "Instance[]")]),
     (
         "Machine",

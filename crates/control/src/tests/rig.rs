@@ -227,6 +227,7 @@ pub(super) fn instance() -> Instance {
         started_at: NOW,
         requests: 7,
         in_flight: 1,
+        identity: None,
     }
 }
 

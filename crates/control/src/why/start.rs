@@ -1,6 +1,6 @@
 //! The start of an instance, phase by phase, whatever asked for it.
 
-use minato_model::{event::Event, node::Life};
+use minato_model::{event::Event, inventory::Identity, node::Life};
 
 /// The phases as events name them.
 const PHASES: [&str; 4] = ["taken", "mounted", "executed", "listening"];
@@ -10,6 +10,10 @@ pub(super) fn lines(life: &Life) -> Vec<String> {
     let asked = because(&life.asked_by).map_or_else(String::new, |because| format!(": {because}"));
     let mut lines =
         vec![format!("  started at {}, asked by {}{asked}", life.instance.started_at, life.asked_by)];
+    lines.extend(life.instance.identity.as_ref().map(|identity| {
+        let Identity { serial, not_after } = identity;
+        format!("  its certificate {serial} is valid until {not_after}; it is replaced before")
+    }));
     lines.extend(life.slot_ms.map(|waited| format!("  waited {waited:.2} ms for a slot among other starts")));
     lines.extend(life.pooled.map(|pooled| {
         let how = if pooled { "taken from the pool" } else { "made for it: the pool had none" };
