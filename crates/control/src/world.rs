@@ -9,6 +9,7 @@ use minato_model::{
     manifest::Service,
     node::NodeRecord,
     slice::Slice,
+    tls::Presented,
 };
 use minato_planner::{
     record::{Declared, ServiceRecord},
@@ -92,6 +93,11 @@ impl World {
         self.apps.get(&key.app)?.value.manifest.services.get(&key.service)
     }
 
+    /// The files for a service's doors, if it named any.
+    pub(crate) fn presented(&self, key: &ServiceKey) -> Option<&Presented> {
+        self.apps.get(&key.app)?.value.presented.get(&key.service)
+    }
+
     /// The slices that each node is to have of a service; `None`: nothing is decided yet.
     pub(crate) async fn wanted(
         &self,
@@ -104,8 +110,14 @@ impl World {
         };
         let releases = core.releases(key, rollout.value.numbers()).await?;
         let nodes: Vec<NodeName> = self.nodes.keys().cloned().collect();
-        let wanted =
-            Wanted { key, service, record: &record.value, rollout: &rollout.value, releases: &releases };
+        let wanted = Wanted {
+            key,
+            service,
+            record: &record.value,
+            rollout: &rollout.value,
+            releases: &releases,
+            presented: self.presented(key),
+        };
         Ok(Some(slices::slices(&wanted, &nodes)))
     }
 

@@ -41,7 +41,7 @@ pub(crate) fn of_release(spec: &ReleaseSpec) -> Vec<Key> {
 pub(crate) fn of_service(service: &Service) -> Vec<Key> {
     let health = service.health.as_ref();
     let calls = service.calls.as_ref().map(|calls| list(calls));
-    let traffic = &service.traffic;
+    let (traffic, tls) = (&service.traffic, &service.tls);
     let none = || "none".to_owned();
     vec![
         ("image", text(service.image.to_string())),
@@ -73,6 +73,11 @@ pub(crate) fn of_service(service: &Service) -> Vec<Key> {
         ("breaker.success", thousandths(traffic.breaker.success_millis)),
         ("breaker.eject", duration(traffic.breaker.eject)),
         ("breaker.pending", traffic.breaker.pending.to_string()),
+        ("tls.certificate", tls.certificate.as_ref().map_or_else(none, text)),
+        ("tls.key", tls.key.as_ref().map_or_else(none, text)),
+        ("tls.redirect", tls.redirect.to_string()),
+        ("tls.hsts", tls.hsts.map_or_else(none, duration)),
+        ("tls.client_ca", tls.client_ca.as_ref().map_or_else(none, text)),
         ("release.strategy", text(service.release.strategy)),
         ("release.deadline", duration(service.release.deadline)),
     ]

@@ -16,6 +16,7 @@ use minato_model::{
     plan::{Action, Change, Plan},
     release::{Release, ReleaseSpec},
     time::Moment,
+    tls::Presented,
 };
 use serde::Serialize;
 
@@ -35,6 +36,8 @@ pub struct Inputs<'a> {
     pub declared: Option<&'a Declared>,
     /// What each service's image means now.
     pub images: &'a BTreeMap<ServiceName, ResolvedImage>,
+    /// What the files are that services name for their doors, of each that names any.
+    pub presented: &'a BTreeMap<ServiceName, Presented>,
     /// What is known of services that there are or ever were.
     pub known: &'a BTreeMap<ServiceName, Known>,
     /// What a new release says of when it was made.
@@ -125,6 +128,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Planned, Vec<Problem>> {
         generation: Generation(generation.0 + 1),
         manifest: inputs.manifest.clone(),
         releases: std::mem::take(&mut all.releases),
+        presented: inputs.presented.clone(),
     };
     Ok(all.planned(&inputs.manifest.app, generation, Some(next)))
 }
@@ -182,6 +186,8 @@ impl Collected {
         }
         if let Some((old, _)) = declared {
             self.changes.extend(updates(&inputs.manifest.app, name, old, service, same));
+            let before = inputs.declared.and_then(|declared| declared.presented.get(name));
+            self.changes.extend(files(&inputs.manifest.app, name, before, inputs.presented.get(name)));
         }
     }
 
@@ -277,6 +283,45 @@ fn updates<'a>(
     })
 }
 
+/// What differs in the files that a service named for its doors, whatever they are called.
+fn files(
+    app: &AppName,
+    name: &ServiceName,
+    old: Option<&Presented>,
+    new: Option<&Presented>,
+) -> Option<Change> {
+    if old.map(|old| &old.id) == new.map(|new| &new.id) {
+        return None;
+    }
+    Some(Change {
+        action: Action::Update,
+        what: format!("{app}/{name} tls"),
+        from: old.map(describe),
+        to: new.map(describe),
+        reason: match (old, new) {
+            (_, None) => "files go: its hosts have the cluster's certificate, or one by ACME",
+            (None, Some(_)) => "files come: handshakes from now on, nothing starts anew",
+            (Some(_), Some(_)) => "files change: handshakes from now on, connections and instances stay",
+        }
+        .to_owned(),
+    })
+}
+
+fn describe(presented: &Presented) -> String {
+    let certificate = presented.certificate.as_ref().map(|leaf| {
+        let names = leaf.names.join(", ");
+        format!("certificate {} for {names}, valid until {}", short(&leaf.sha256), leaf.not_after)
+    });
+    let roots = presented.client_roots.as_ref();
+    let roots = roots.map(|(hash, count)| format!("clients by {count} roots ({})", short(hash)));
+    certificate.into_iter().chain(roots).collect::<Vec<_>>().join("; ")
+}
+
+/// As much of a hash as is shown.
+fn short(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
+}
+
 /// Hash of the declared generation and the resolved changes. Instances don't count, so that a wake
 /// voids no plan; neither does the moment.
 fn id(
@@ -294,13 +339,16 @@ fn id(
         changes: &'a [Change],
         hashes: Vec<&'a str>,
         services: Option<&'a BTreeMap<ServiceName, Service>>,
+        files: Vec<&'a str>,
     }
     let hashes = steps.iter().filter_map(|step| match step {
         Step::Release { release, .. } => Some(release.hash.as_str()),
         Step::Delete { .. } => None,
     });
     let services = next.map(|next| &next.manifest.services);
-    let identity = Identity { app, generation, changes, hashes: hashes.collect(), services };
+    let files = next.iter().flat_map(|next| next.presented.values()).map(|presented| presented.id.as_str());
+    let identity =
+        Identity { app, generation, changes, hashes: hashes.collect(), services, files: files.collect() };
     // Plain data always serialises; an empty text would only make ids less distinct.
     let bytes = serde_json::to_vec(&identity).unwrap_or_default();
     sha256_hex(&bytes).chars().take(16).collect()

@@ -7,6 +7,7 @@ use minato_model::{
     ids::{Generation, ReleaseNumber, ServiceName},
     manifest::Manifest,
     time::Moment,
+    tls::Presented,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,9 @@ pub struct Declared {
     pub manifest: Manifest,
     /// Which release each service is meant to run.
     pub releases: BTreeMap<ServiceName, ReleaseNumber>,
+    /// What the files are that services named for their doors, of each that named any.
+    #[serde(default)]
+    pub presented: BTreeMap<ServiceName, Presented>,
 }
 
 /// What a service keeps for life, a deletion included. Kept under `/services/<app>/<service>`.

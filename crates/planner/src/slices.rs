@@ -11,6 +11,7 @@ use minato_model::{
     release::Release,
     route::Route,
     slice::{Share, Slice},
+    tls::{Door, Presented},
 };
 
 use crate::{
@@ -31,6 +32,8 @@ pub struct Wanted<'a> {
     pub rollout: &'a Rollout,
     /// Its releases, at least those of the roll-out.
     pub releases: &'a BTreeMap<ReleaseNumber, Release>,
+    /// The files for its doors, if it named any.
+    pub presented: Option<&'a Presented>,
 }
 
 /// The slice of each node, all of generation 0: whoever writes one gives it the next generation.
@@ -89,6 +92,11 @@ fn route(wanted: &Wanted<'_>) -> Route {
         concurrency_max: service.scale.concurrency_max,
         listen: service.listen,
         traffic: service.traffic.clone(),
-        tls: minato_model::tls::Door::default(),
+        tls: Door {
+            redirect: service.tls.redirect,
+            hsts: service.tls.hsts,
+            client_certificate: service.tls.client_ca.is_some(),
+            files: wanted.presented.map(|presented| presented.id.clone()),
+        },
     }
 }

@@ -67,6 +67,7 @@ pub(crate) async fn look(
             manifest,
             declared: world.apps.get(&manifest.app).map(|declared| &declared.value),
             images: &images_of,
+            presented: &BTreeMap::new(),
             known: &known,
             now: core.now(),
         };

@@ -3,6 +3,7 @@ use std::fmt::Write as _;
 use minato_model::{
     digest::Digest,
     manifest::{Source, parse},
+    tls::Leaf,
 };
 
 use super::*;
@@ -11,7 +12,7 @@ use crate::record::ServiceRecord;
 /// An app's life, command by command: a script in, what each command says out.
 ///
 /// `image NAME N [ports=1,2] [bare]` gives a reference an image, `apply` and `plan` take the manifest
-/// that follows up to `end`, `fail SERVICE N` takes a release back, `delete` takes the app away.
+/// that follows up to `end`, `files` says what the files of a service are, `fail SERVICE N` takes a release back, `delete` takes the app away.
 fn play(script: &str) -> String {
     let mut shop = Shop::default();
     let mut out = String::new();
@@ -23,6 +24,7 @@ fn play(script: &str) -> String {
         match *command {
             "image" => shop.image(arguments),
             "fail" => shop.fail(arguments[0], arguments[1].parse().unwrap()),
+            "files" => shop.files(arguments),
             "delete" => shop.delete(&mut out),
             "apply" | "plan" => {
                 let text: String = lines
@@ -42,6 +44,7 @@ fn play(script: &str) -> String {
 struct Shop {
     images: BTreeMap<String, ResolvedImage>,
     declared: Option<Declared>,
+    presented: BTreeMap<ServiceName, Presented>,
     known: BTreeMap<ServiceName, Known>,
 }
 
@@ -65,6 +68,26 @@ impl Shop {
         self.images.insert(arguments[0].to_owned(), image);
     }
 
+    /// `files SERVICE ID DAYS [ROOTS]`, or `files SERVICE` for none.
+    fn files(&mut self, arguments: &[&str]) {
+        let service: ServiceName = arguments[0].parse().unwrap();
+        let Some(id) = arguments.get(1) else {
+            self.presented.remove(&service);
+            return;
+        };
+        let days: i64 = arguments[2].parse().unwrap();
+        let certificate = Leaf {
+            sha256: id.repeat(64),
+            names: vec!["shop.example".to_owned()],
+            not_before: Moment(0),
+            not_after: Moment(days * 86_400_000),
+        };
+        let client_roots = arguments.get(3).map(|roots| (roots.repeat(64), 2));
+        let id = format!("{id}{}", arguments.get(3).unwrap_or(&""));
+        let presented = Presented { id, certificate: Some(certificate), client_roots };
+        self.presented.insert(service, presented);
+    }
+
     fn plan(&mut self, text: &str, apply: bool, out: &mut String) {
         let manifest = parse(&[Source { name: "shop.toml", text }]).unwrap().remove(0);
         let images = manifest.services.iter();
@@ -75,6 +98,7 @@ impl Shop {
             manifest: &manifest,
             declared: self.declared.as_ref(),
             images: &images,
+            presented: &self.presented,
             known: &self.known,
             now: Moment(0),
         };
@@ -416,8 +440,9 @@ fn an_id_stands_for_the_changes_and_the_declaration() {
     };
     let id = |manifest: &Manifest, declared: Option<&Declared>, now: i64| {
         let images = BTreeMap::from([("web".parse().unwrap(), shop.images["a:1"].clone())]);
-        let known = BTreeMap::new();
-        plan(&Inputs { manifest, declared, images: &images, known: &known, now: Moment(now) })
+        let (known, presented) = (BTreeMap::new(), BTreeMap::new());
+        let now = Moment(now);
+        plan(&Inputs { manifest, declared, images: &images, presented: &presented, known: &known, now })
             .unwrap()
             .plan
             .id
@@ -425,7 +450,12 @@ fn an_id_stands_for_the_changes_and_the_declaration() {
     let (one, other) = (manifest("1"), manifest("2"));
     assert_eq!(id(&one, None, 0), id(&one, None, 9));
     assert_ne!(id(&one, None, 0), id(&other, None, 0), "a value that the plan doesn't show still counts");
-    let declared = Declared { generation: Generation(7), manifest: one.clone(), releases: BTreeMap::new() };
+    let declared = Declared {
+        generation: Generation(7),
+        manifest: one.clone(),
+        releases: BTreeMap::new(),
+        presented: BTreeMap::new(),
+    };
     assert_ne!(id(&one, None, 0), id(&one, Some(&declared), 0));
 }
 
@@ -438,4 +468,37 @@ fn the_memory_of_what_was_taken_back_is_bounded() {
     }
     assert_eq!(record.taken_back.len(), 128);
     assert!(record.taken_back.values().all(|taken| taken.number > 1000 - 128));
+}
+
+#[test]
+fn certificates_change_without_a_release() {
+    let shop = |keys: &str| {
+        format!("app = \"shop\"\n[services.web]\nimage = \"a:1\"\nhosts = [\"shop.example\"]\n{keys}\nend\n")
+    };
+    let (files, none) = (shop("tls = { certificate = \"a\", key = \"b\", redirect = true }"), shop(""));
+    let script = format!(
+        "image a:1 1\nfiles web 1 90\napply\n{files}plan\n{files}files web 2 180 c\napply\n{files}plan\n{files}files web\nplan\n{none}"
+    );
+    check(
+        &script,
+        r#"
+        > image a:1 1
+        > files web 1 90
+        > apply
+        create shop/web: - -> release 1 (111111111111): it is new: a:1 is 111111111111
+        > plan
+        nothing to do
+        > files web 2 180 c
+        > apply
+        update shop/web tls: certificate 1111111111111111 for shop.example, valid until 1970-04-01T00:00:00.000Z -> certificate 2222222222222222 for shop.example, valid until 1970-06-30T00:00:00.000Z; clients by 2 roots (cccccccccccccccc): files change: handshakes from now on, connections and instances stay
+        > plan
+        nothing to do
+        > files web
+        > plan
+        update shop/web tls.certificate: "a" -> none: it belongs to the service: nothing starts anew
+        update shop/web tls.key: "b" -> none: it belongs to the service: nothing starts anew
+        update shop/web tls.redirect: true -> false: it belongs to the service: nothing starts anew
+        update shop/web tls: certificate 2222222222222222 for shop.example, valid until 1970-06-30T00:00:00.000Z; clients by 2 roots (cccccccccccccccc) -> -: files go: its hosts have the cluster's certificate, or one by ACME
+        "#,
+    );
 }

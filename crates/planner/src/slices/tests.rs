@@ -30,7 +30,8 @@ fn check(nodes: &[&str], rollout: &Rollout, expected: &[&str]) {
     };
     let releases = [made(1), made(2)].into();
     let record = ServiceRecord { virtual_offset: 7, last_release: 2, taken_back: BTreeMap::new() };
-    let wanted = Wanted { key: &key, service, record: &record, rollout, releases: &releases };
+    let wanted =
+        Wanted { key: &key, service, record: &record, rollout, releases: &releases, presented: None };
     let nodes: Vec<NodeName> = nodes.iter().map(|node| node.parse().unwrap()).collect();
     let said = slices(&wanted, &nodes).into_iter().map(|(node, slice)| {
         assert_eq!((slice.route.virtual_offset, slice.route.port), (7, 3001));
