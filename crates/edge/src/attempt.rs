@@ -69,6 +69,7 @@ pub(crate) struct Attempt {
 struct Walk<'a> {
     task: Task<'a>,
     service: Arc<Service>,
+    /// Which it has waited for, or been tried with.
     release: Option<Arc<Release>>,
     /// How long the answer may take to begin, and until when that is.
     timeout: Duration,
@@ -104,9 +105,9 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
             // Seldom, and large: not in every request's own state.
             None => Box::pin(walk.hold()).await?,
         };
-        walk.task.end.attempt(&lease);
         let serial = lease.target().serial;
-        let wait = walk.task.local.waits.begin(lease.target());
+        let wait = walk.task.local.waits.begin(lease.release(), lease.target());
+        walk.task.end.attempt(&lease, wait.line());
         let asked = walk.task.local.shared.clock.recent();
         let outcome = if walk.speaks_http2(&lease) {
             // Larger, and not to be paid for by others.
@@ -119,11 +120,15 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
             lease.took(asked, outcome.is_ok());
         }
         wait.over();
+        if !matches!(outcome, Ok(Outcome::Begun(_))) {
+            walk.stay(&lease);
+        }
         match outcome {
             Ok(Outcome::Begun(begun)) => {
                 let judged = begun.judged();
                 lease.answered(judged);
                 if is_gateway_failure(judged) && walk.goes_elsewhere(&lease, &begun) {
+                    walk.stay(&lease);
                     walk.avoid = Some(serial);
                     walk.task.end.retried();
                     walk.look_again()?;
@@ -170,13 +175,24 @@ enum Stop {
 impl Walk<'_> {
     /// A place on an instance, if one can be had at once.
     fn balance(&mut self) -> Option<Lease> {
-        let release = match self.release.take().filter(|release| self.keeps(release)) {
-            Some(release) => release,
-            None => Arc::clone(self.service.choose(&self.task.client)?),
-        };
+        if let Some(release) = self.release.take().filter(|release| self.keeps(release)) {
+            let lease = release.lease(self.avoid, self.key());
+            self.release = Some(release);
+            return lease;
+        }
+        let release = self.service.choose(&self.task.client)?;
         let lease = release.lease(self.avoid, self.key());
-        self.release = Some(release);
+        if lease.is_none() {
+            self.release = Some(Arc::clone(release));
+        }
         lease
+    }
+
+    /// What comes next is the same release's, where that may be: whose instance had the request.
+    fn stay(&mut self, lease: &Lease) {
+        if self.release.is_none() {
+            self.release = Some(Arc::clone(lease.release()));
+        }
     }
 
     fn keeps(&self, release: &Arc<Release>) -> bool {

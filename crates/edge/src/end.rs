@@ -14,6 +14,7 @@ use crate::{
     log::{Line, flag},
     release::{Lease, Release},
     serve::{Life, Local},
+    waits,
 };
 
 /// Of a client that left before there was an answer, as nginx has it.
@@ -27,13 +28,33 @@ pub(crate) struct End {
     /// 0: there is no answer yet.
     pub(crate) status: u16,
     /// Which release it counts for.
-    release: Option<Arc<Release>>,
+    of: Of,
     /// Why it came to something else than an instance's whole answer.
     flag: Option<&'static str>,
     /// Of the answer's body.
     pub(crate) bytes: u64,
     /// What will be logged, if there is a log.
     line: Option<Line>,
+}
+
+/// What a request counts for.
+enum Of {
+    Nothing,
+    /// It waits for an instance of it, or was refused there.
+    Release(Arc<Release>),
+    /// An instance of it has, or had, the request: the thread's own line, as a count that all threads share
+    /// costs each of them.
+    Line(Rc<waits::Line>),
+}
+
+impl Of {
+    fn release(&self) -> Option<&Arc<Release>> {
+        match self {
+            Self::Nothing => None,
+            Self::Release(release) => Some(release),
+            Self::Line(line) => Some(&line.release),
+        }
+    }
 }
 
 impl End {
@@ -49,7 +70,7 @@ impl End {
             line
         });
         let phase = Arc::clone(&inbound.phase);
-        Self { local: Rc::clone(local), phase, began, status: 0, release: None, flag: None, bytes: 0, line }
+        Self { local: Rc::clone(local), phase, began, status: 0, of: Of::Nothing, flag: None, bytes: 0, line }
     }
 
     /// What was read was no request, or not all of one, and was answered all the same.
@@ -57,7 +78,7 @@ impl End {
         let began = local.shared.clock.now();
         let line = Line::begin(local, || inbound.peer.to_canonical(), began);
         let (local, phase) = (Rc::clone(local), Arc::clone(&inbound.phase));
-        let mut end = Self { local, phase, began, status: 0, release: None, flag: None, bytes: 0, line };
+        let mut end = Self { local, phase, began, status: 0, of: Of::Nothing, flag: None, bytes: 0, line };
         end.refuse(&Answer::new(code, ""), None);
     }
 
@@ -75,15 +96,12 @@ impl End {
 
     /// It waits for an instance of a release.
     pub(crate) fn held(&mut self, release: &Arc<Release>) {
-        self.release = Some(Arc::clone(release));
+        self.of = Of::Release(Arc::clone(release));
     }
 
     /// It goes to an instance.
-    pub(crate) fn attempt(&mut self, lease: &Lease) {
-        let same = |release: &Arc<Release>| Arc::ptr_eq(release, lease.release());
-        if !self.release.as_ref().is_some_and(same) {
-            self.release = Some(Arc::clone(lease.release()));
-        }
+    pub(crate) fn attempt(&mut self, lease: &Lease, line: &Rc<waits::Line>) {
+        self.of = Of::Line(Rc::clone(line));
         if let Some(line) = &mut self.line {
             line.attempts += 1;
             line.set_instance(lease.target().endpoint.instance.as_str());
@@ -92,7 +110,7 @@ impl End {
 
     /// It is tried on another connection or instance.
     pub(crate) fn retried(&self) {
-        if let Some(release) = &self.release {
+        if let Some(release) = self.of.release() {
             release.stats(self.local.shared.threads()).retried();
         }
     }
@@ -123,7 +141,7 @@ impl End {
     /// The answer is the edge's own.
     pub(crate) fn refuse(&mut self, answer: &Answer, release: Option<Arc<Release>>) {
         self.status = answer.status().as_u16();
-        self.release = release;
+        self.of = release.map_or(Of::Nothing, Of::Release);
         self.flag(answer.code.as_str());
     }
 
@@ -143,7 +161,7 @@ impl End {
     pub(crate) fn take_line(&mut self) -> Option<Line> {
         let mut line = self.line.take()?;
         (line.status, line.flag) = (self.status, self.flag);
-        line.set_release(self.release.as_ref().map(|release| &release.key));
+        line.set_release(self.of.release().map(|release| &release.key));
         Some(line)
     }
 }
@@ -159,7 +177,7 @@ impl Drop for End {
         }
         let shared = &self.local.shared;
         let stats =
-            self.release.as_ref().map_or(&shared.totals.unrouted, |release| release.stats(shared.threads()));
+            self.of.release().map_or(&shared.totals.unrouted, |release| release.stats(shared.threads()));
         stats.count(self.local.index, self.status, now.saturating_sub(self.began));
         if let Some(flag) = self.flag {
             shared.totals.flag(self.local.index, flag);

@@ -6,6 +6,7 @@
 use std::{
     cell::Cell,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     net::IpAddr,
     pin::Pin,
     sync::{
@@ -294,13 +295,38 @@ impl Inbound {
                 None => ready!(self.stream.poll_read_ready(cx))?,
             }
             first.reserve(FIRST_READ);
+            let room = first.capacity() - first.len();
             match self.stream.try_read_buf(first) {
                 Ok(0) => return Poll::Ready(Ok(First::Http1)),
-                Ok(_) => self.phase.read(),
+                Ok(length) => {
+                    self.phase.read();
+                    if length < room {
+                        drained(&self.stream);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+
+    /// Whether the client of the request under way has left. Wakes when it does, unless it has sent more
+    /// than was read: it is found to have left when that is read.
+    pub(crate) fn poll_left(&self, cx: &mut Context<'_>) -> bool {
+        if !self.phase.in_request() {
+            return false;
+        }
+        while self.stream.poll_read_ready(cx).is_ready() {
+            let peek = || socket2::SockRef::from(&*self.stream).peek(&mut [MaybeUninit::uninit()]);
+            match self.stream.try_io(Interest::READABLE, peek) {
+                // Its next request, or this one's body.
+                Ok(1..) => return false,
+                // What was read was all there is.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return true,
+            }
+        }
+        false
     }
 
     /// Whether the client has hung up, as far as the kernel has told.

@@ -45,18 +45,12 @@ pub(crate) struct Release {
     streams: AtomicU32,
     concurrency: AtomicU32,
     concurrency_max: AtomicU32,
-    in_flight: AtomicU32,
-    /// Requests that hold a place or wait for one. Counted by itself: the sum of the two would be
-    /// one too many while a place is handed to who waits, and start an instance too many.
-    total: AtomicU32,
+    counts: Counts,
     pub(crate) waiting: AtomicU32,
     pub(crate) queue: Mutex<Queue>,
     /// The need that the agent was last told of, while it lasts.
     announced: AtomicU32,
     peaks: Peaks,
-    draws: AtomicU64,
-    /// Whose turn it is, where each has its turn.
-    turn: AtomicU64,
     stats: OnceLock<Box<Stats>>,
     /// Times that one of its instances was passed over for a while.
     pub(crate) ejections: AtomicU64,
@@ -65,6 +59,19 @@ pub(crate) struct Release {
     /// Tries after a request's first, and those that would have been too many.
     pub(crate) repeated: AtomicU64,
     pub(crate) over_budget: AtomicU64,
+}
+
+/// What each of its requests writes, by itself in memory, as with an instance's.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counts {
+    in_flight: AtomicU32,
+    /// Requests that hold a place or wait for one. Counted by itself: the sum of the two would be
+    /// one too many while a place is handed to who waits, and start an instance too many.
+    total: AtomicU32,
+    draws: AtomicU64,
+    /// Whose turn it is, where each has its turn.
+    turn: AtomicU64,
 }
 
 /// Connections of plain TCP, and what they carried.
@@ -116,14 +123,11 @@ impl Release {
             streams: AtomicU32::new(0),
             concurrency: AtomicU32::new(1),
             concurrency_max: AtomicU32::new(1),
-            in_flight: AtomicU32::new(0),
-            total: AtomicU32::new(0),
+            counts: Counts::default(),
             waiting: AtomicU32::new(0),
             queue: Mutex::default(),
             announced: AtomicU32::new(0),
             peaks: Peaks::default(),
-            draws: AtomicU64::new(0),
-            turn: AtomicU64::new(0),
             stats: OnceLock::new(),
             ejections: AtomicU64::new(0),
             tcp: Tcp::default(),
@@ -216,11 +220,11 @@ impl Release {
             clock: self.clock,
             avoid,
             key,
-            random: balance::mix(self.draws.fetch_add(1, Relaxed)),
-            turn: &self.turn,
+            random: balance::mix(self.counts.draws.fetch_add(1, Relaxed)),
+            turn: &self.counts.turn,
         };
         let target = Arc::clone(balance::pick(&targets, &seeker)?);
-        self.in_flight.fetch_add(1, SeqCst);
+        self.counts.in_flight.fetch_add(1, SeqCst);
         let probe = target.breaker.is_probing();
         Some(Lease { release: Arc::clone(self), target, stream: false, probe })
     }
@@ -231,7 +235,7 @@ impl Release {
 
     /// Requests that were given to an instance, tries after the first among them.
     pub(crate) fn given(&self) -> u64 {
-        self.draws.load(Relaxed)
+        self.counts.draws.load(Relaxed)
     }
 
     /// An instance fails its probes: the agent replaces it.
@@ -274,7 +278,7 @@ impl Release {
 
     /// What it carries while so many wait.
     pub(crate) fn carried(&self, waiting: u32) -> Carried {
-        Carried { waiting, in_flight: self.in_flight.load(SeqCst).saturating_sub(self.streams()) }
+        Carried { waiting, in_flight: self.counts.in_flight.load(SeqCst).saturating_sub(self.streams()) }
     }
 
     /// Whether another instance of it is on its way.
@@ -283,13 +287,13 @@ impl Release {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.targets.load().is_empty() && self.total.load(SeqCst) == 0
+        self.targets.load().is_empty() && self.counts.total.load(SeqCst) == 0
     }
 
     pub(crate) fn load(&self) -> Load {
-        let in_flight = self.in_flight.load(SeqCst);
+        let in_flight = self.counts.in_flight.load(SeqCst);
         let waiting = self.waiting.load(SeqCst);
-        let total = self.total.load(SeqCst);
+        let total = self.counts.total.load(SeqCst);
         let now = self.clock.now();
         Load { in_flight, waiting, peak: self.peaks.peak(now).max(total), idle: self.peaks.idle(now, total) }
     }
@@ -301,20 +305,20 @@ impl Release {
 
     /// A request came: tells the agent, if that needs more instances.
     pub(crate) fn rose(&self) {
-        let total = self.total.fetch_add(1, SeqCst) + 1;
+        let total = self.counts.total.fetch_add(1, SeqCst) + 1;
         self.peaks.note(self.clock.recent(), total);
         self.announce(total);
     }
 
     /// A request is done with.
     pub(crate) fn fell(&self) {
-        let before = self.total.fetch_sub(1, SeqCst);
+        let before = self.counts.total.fetch_sub(1, SeqCst);
         self.peaks.note(self.clock.recent(), before);
         let need = self.need(before.saturating_sub(1));
         if need < self.announced.load(SeqCst) {
             self.announced.store(need, SeqCst);
             // What rose in between was measured against the higher figure.
-            self.announce(self.total.load(SeqCst));
+            self.announce(self.counts.total.load(SeqCst));
         }
     }
 
@@ -327,7 +331,7 @@ impl Release {
 
     /// There are fewer instances, or the limits are others: tells the agent what is needed now.
     pub(crate) fn reconsider(&self) {
-        self.announced.store(self.need(self.total.load(SeqCst)), SeqCst);
+        self.announced.store(self.need(self.counts.total.load(SeqCst)), SeqCst);
         self.ask();
     }
 
@@ -336,7 +340,7 @@ impl Release {
         if !self.serves() {
             return;
         }
-        let total = self.total.load(SeqCst);
+        let total = self.counts.total.load(SeqCst);
         let targets = self.targets.load();
         let carried: u32 = targets.iter().map(|target| target.in_flight()).sum();
         let need = self.need(total.min(carried + self.waiting.load(SeqCst)));
@@ -427,7 +431,7 @@ impl Drop for Lease {
             self.target.breaker.probe_over();
         }
         self.target.give_back(self.stream);
-        self.release.in_flight.fetch_sub(1, SeqCst);
+        self.release.counts.in_flight.fetch_sub(1, SeqCst);
         self.release.fell();
         self.release.dispatch();
     }

@@ -28,6 +28,9 @@ const SUSPENSION: Duration = Duration::from_millis(50);
 /// The longest.
 const SUSPENSION_DOUBLINGS: u32 = 5;
 
+/// When it answered last is known so exactly, in microseconds.
+const ANSWERED_STEP: Micros = 1_000;
+
 /// An instance that was admitted.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -40,11 +43,7 @@ pub(crate) struct Target {
     /// Since when it is given its part.
     pub(crate) rise: Rise,
     pub(crate) latency: Latency,
-    carried: AtomicU64,
-    requests: AtomicU64,
-    errors: AtomicU64,
-    /// When an answer began last; 0: it gave none yet.
-    answered_at: AtomicU64,
+    counts: Counts,
     /// For each edge thread, since when the oldest of its requests waits for an answer; 0: none does.
     pub(crate) oldest: Box<[AtomicU64]>,
     withdrawn: AtomicBool,
@@ -57,6 +56,18 @@ pub(crate) struct Target {
     pub(crate) breaker: Breaker,
     /// Its network namespace, until it is withdrawn: an open descriptor of it keeps it.
     door: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+/// What each of its requests writes, by itself in memory: all threads do, and what they only read shall not
+/// go from one to the other with it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counts {
+    carried: AtomicU64,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    /// When an answer began last, to the millisecond; 0: it gave none yet.
+    answered_at: AtomicU64,
 }
 
 /// What an instance carries, in one word of memory: streams in the upper half, all requests in the
@@ -86,10 +97,7 @@ impl Target {
             admitted_at,
             rise: Rise::from(admitted_at),
             latency: Latency::default(),
-            carried: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
-            answered_at: AtomicU64::new(0),
+            counts: Counts::default(),
             oldest: (0..threads).map(|_| AtomicU64::new(0)).collect(),
             withdrawn: AtomicBool::new(false),
             suspended_until: AtomicU64::new(0),
@@ -114,7 +122,7 @@ impl Target {
     }
 
     fn carried(&self) -> Carried {
-        Carried(self.carried.load(SeqCst))
+        Carried(self.counts.carried.load(SeqCst))
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
@@ -127,9 +135,9 @@ impl Target {
             return false;
         }
         let more = |carried| (Carried(carried).in_flight() < limit).then(|| carried + 1);
-        let taken = self.carried.fetch_update(SeqCst, SeqCst, more).is_ok();
+        let taken = self.counts.carried.fetch_update(SeqCst, SeqCst, more).is_ok();
         if taken {
-            self.requests.fetch_add(1, SeqCst);
+            self.counts.requests.fetch_add(1, SeqCst);
         } else if self.breaker.is_probing() {
             self.breaker.probe_over();
         }
@@ -138,7 +146,7 @@ impl Target {
 
     /// Requests that it has been given, and those of them that it failed.
     pub(crate) fn figures(&self) -> [u64; 2] {
-        [self.requests.load(Relaxed), self.errors.load(Relaxed)]
+        [self.counts.requests.load(Relaxed), self.counts.errors.load(Relaxed)]
     }
 
     /// The same of the last ten seconds, without those that it still has.
@@ -154,13 +162,13 @@ impl Target {
 
     /// What has a place turns out to be a stream.
     pub(crate) fn begin_stream(&self) {
-        self.carried.fetch_add(STREAM, SeqCst);
+        self.counts.carried.fetch_add(STREAM, SeqCst);
         self.became_quieter();
     }
 
     /// Gives a place back, that of a stream or another.
     pub(crate) fn give_back(&self, stream: bool) {
-        self.carried.fetch_sub(if stream { STREAM + 1 } else { 1 }, SeqCst);
+        self.counts.carried.fetch_sub(if stream { STREAM + 1 } else { 1 }, SeqCst);
         self.became_quieter();
     }
 
@@ -172,7 +180,7 @@ impl Target {
 
     /// A place was taken, but never used.
     pub(crate) fn unused(&self) {
-        self.requests.fetch_sub(1, SeqCst);
+        self.counts.requests.fetch_sub(1, SeqCst);
     }
 
     /// It began to answer: it works. Whether it may be given more than before because of it.
@@ -183,17 +191,21 @@ impl Target {
             self.suspended_until.store(0, SeqCst);
             self.rise.anew(now);
         }
-        let first = self.answered_at.swap(now, SeqCst) == 0;
+        let last = self.counts.answered_at.load(SeqCst);
+        let first = last == 0 && self.counts.answered_at.swap(now, SeqCst) == 0;
+        if now > last + ANSWERED_STEP {
+            self.counts.answered_at.store(now, Relaxed);
+        }
         first || recovered
     }
 
     pub(crate) fn has_answered(&self) -> bool {
-        self.answered_at.load(SeqCst) != 0
+        self.counts.answered_at.load(SeqCst) != 0
     }
 
     /// It failed a request: gave no answer, or a 5xx.
     pub(crate) fn failed(&self) {
-        self.errors.fetch_add(1, SeqCst);
+        self.counts.errors.fetch_add(1, SeqCst);
     }
 
     pub(crate) fn withdraw(&self) {
@@ -271,13 +283,13 @@ impl Target {
         let now = clock.now();
         let since = |at: Micros| Duration::from_micros(now.saturating_sub(at));
         let waits = self.oldest.iter().map(|at| at.load(Relaxed)).filter(|at| *at != 0);
-        let answered_at = self.answered_at.load(SeqCst);
+        let answered_at = self.counts.answered_at.load(SeqCst);
         let carried = self.carried();
         Traffic {
-            requests: self.requests.load(SeqCst),
+            requests: self.counts.requests.load(SeqCst),
             in_flight: carried.in_flight(),
             streams: carried.streams(),
-            errors: self.errors.load(SeqCst),
+            errors: self.counts.errors.load(SeqCst),
             oldest: waits.min().map(since),
             answered: (answered_at != 0).then(|| since(answered_at)),
         }

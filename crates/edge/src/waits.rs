@@ -13,6 +13,7 @@ use std::{
 
 use crate::{
     clock::{Clock, Micros},
+    release::Release,
     target::Target,
 };
 
@@ -26,7 +27,9 @@ pub(crate) struct Waits {
 
 /// Those for one instance, in the order in which they began to wait. As many as have a place on it, at most.
 #[derive(Debug)]
-struct Line {
+pub(crate) struct Line {
+    /// Whose instance it is: who counts for it refers to this line, which is the thread's own.
+    pub(crate) release: Arc<Release>,
     target: Arc<Target>,
     thread: usize,
     clock: Clock,
@@ -64,10 +67,11 @@ impl Waits {
     }
 
     /// An instance gets a request.
-    pub(crate) fn begin(&self, target: &Arc<Target>) -> Rc<Wait> {
+    pub(crate) fn begin(&self, release: &Arc<Release>, target: &Arc<Target>) -> Rc<Wait> {
         let mut lines = self.lines.borrow_mut();
         let line = lines.entry(target.serial).or_insert_with(|| {
             Rc::new(Line {
+                release: Arc::clone(release),
                 target: Arc::clone(target),
                 thread: self.thread,
                 clock: self.clock,
@@ -134,6 +138,11 @@ impl Line {
 }
 
 impl Wait {
+    /// Where it waits.
+    pub(crate) fn line(&self) -> &Rc<Line> {
+        &self.line
+    }
+
     /// From now on the client is waited for.
     pub(crate) fn pause(&self) {
         let Some(place) = self.place.take() else { return };
@@ -178,19 +187,27 @@ mod tests {
     use super::*;
     use crate::target::tests::target;
 
+    struct Agent;
+
+    impl minato_model::routing::Wake for Agent {
+        fn wake(&self, _: &minato_model::ids::ReleaseKey, _: u32) {}
+        fn suspect(&self, _: &minato_model::ids::InstanceId) {}
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_oldest_is_told_whoever_ends_first() {
         let clock = Clock::start();
         let target = Arc::new(target(1));
+        let release = Arc::new(Release::new(target.endpoint.release.clone(), clock, Arc::new(Agent)));
         let waits = Waits::new(clock, 0);
         let check = |expected: Option<u64>| {
             assert_eq!(target.traffic(clock).oldest, expected.map(Duration::from_secs));
         };
         let second = || tokio::time::advance(Duration::from_secs(1));
         check(None);
-        let first = waits.begin(&target);
+        let first = waits.begin(&release, &target);
         second().await;
-        let other = waits.begin(&target);
+        let other = waits.begin(&release, &target);
         second().await;
         check(Some(2));
         first.over();
