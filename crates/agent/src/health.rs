@@ -316,7 +316,7 @@ async fn ask(address: Ipv4Addr, port: u16, protocol: Protocol, health: &Health) 
     let limit = health.every.clamp(RETRY, ANSWER_MAX);
     let asked = async {
         match protocol {
-            Protocol::Http | Protocol::Tcp => exchange(address, port, &health.path).await,
+            Protocol::Http | Protocol::Https | Protocol::Tcp => exchange(address, port, &health.path).await,
             Protocol::H2c | Protocol::Grpc => {
                 let stream = TcpStream::connect((address, port)).await?;
                 let call = protocol == Protocol::Grpc;

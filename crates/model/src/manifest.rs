@@ -99,6 +99,9 @@ pub enum Protocol {
     Http,
     /// HTTP/2 without TLS, by prior knowledge.
     H2c,
+    /// HTTP over TLS, with the certificates that the cluster gives to both: HTTP/2 (and gRPC in it) or
+    /// HTTP/1.1, as the instance chooses.
+    Https,
     /// The same, with gRPC in it: errors of the edge's own are told as gRPC statuses.
     Grpc,
     /// Bytes.
