@@ -5,8 +5,11 @@
 
 mod commit;
 mod confirm;
+mod doors;
 mod locate;
 mod look;
+
+use std::collections::BTreeMap;
 
 use minato_model::{
     code::{Code, Problem},
@@ -14,11 +17,12 @@ use minato_model::{
     ids::{AppName, ServiceKey},
     manifest::{Manifest, Source},
     plan::Plan,
+    tls::Files,
 };
 use minato_planner::plan::{Planned, Step};
 use serde::{Deserialize, Serialize};
 
-use self::look::Look;
+use self::{doors::Doors, look::Look};
 use crate::core::Core;
 
 /// A file of manifests as a client sends it.
@@ -29,6 +33,9 @@ pub(crate) struct File {
     pub(crate) name: String,
     /// Its text.
     pub(crate) text: String,
+    /// The files that services of it name for their doors, by the service's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) tls: BTreeMap<String, Files>,
 }
 
 /// How an apply is meant.
@@ -56,23 +63,25 @@ const ATTEMPTS: u32 = 5;
 /// What applying the files would change.
 pub(crate) async fn plan(core: &Core, files: &[File]) -> Result<Vec<Plan>, Problem> {
     let manifests = parse(files)?;
-    let look = look::look(core, files, &manifests, false).await?;
+    let doors = doors::read(files, &manifests).await?;
+    let look = look::look(core, files, &manifests, &doors, false).await?;
     Ok(look.planned.into_iter().map(|planned| planned.plan).collect())
 }
 
 /// Applies the files; answers once every node has confirmed the routes.
 pub(crate) async fn apply(core: &Core, files: &[File], wishes: &Wishes) -> Result<Applied, Problem> {
     let manifests = parse(files)?;
+    let doors = doors::read(files, &manifests).await?;
     let mut first: Option<Look> = None;
     for _ in 0..ATTEMPTS {
-        let look = look::look(core, files, &manifests, wishes.prune).await?;
+        let look = look::look(core, files, &manifests, &doors, wishes.prune).await?;
         check_plan(&look.planned, wishes)?;
         if first.as_ref().is_some_and(|first| first.overtaken_by(&look)) {
             return Err(overtaken());
         }
         refuse_taken_back(&look.planned, wishes.retry)?;
         refuse_under_way(&look)?;
-        if !commit::commit(core, &look).await? {
+        if !commit::commit(core, &look, &doors).await? {
             first.get_or_insert(look);
             continue;
         }
@@ -91,7 +100,7 @@ pub(crate) async fn apply(core: &Core, files: &[File], wishes: &Wishes) -> Resul
 pub(crate) async fn delete(core: &Core, app: &AppName) -> Result<Vec<Plan>, Problem> {
     for _ in 0..ATTEMPTS {
         let look = look::deletion(core, app).await?;
-        if !commit::commit(core, &look).await? {
+        if !commit::commit(core, &look, &Doors::default()).await? {
             continue;
         }
         tell(core, &look);

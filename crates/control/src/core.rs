@@ -34,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) extra_metrics: Arc<dyn Fn() -> String + Send + Sync>,
     pub(crate) access: Access,
     pub(crate) http: Option<SocketAddr>,
+    pub(crate) https: Option<SocketAddr>,
     pub(crate) ready: AtomicBool,
     /// Ends what would go on for ever: followed logs and events.
     pub(crate) closing: CancellationToken,
@@ -121,6 +122,7 @@ impl Core {
             extra_metrics: deps.extra_metrics,
             access: Access::new(deps.token, deps.allowed_hosts),
             http: deps.http,
+            https: deps.https,
             ready: AtomicBool::new(false),
             closing: CancellationToken::new(),
             clock: deps.clock,

@@ -13,6 +13,7 @@ mod access;
 mod api;
 mod apply;
 mod core;
+mod doors;
 mod reconcile;
 mod status;
 mod why;
@@ -53,6 +54,8 @@ pub struct Deps {
     pub allowed_hosts: Vec<String>,
     /// Where this node's edge answers HTTP, for the URLs that are shown.
     pub http: Option<SocketAddr>,
+    /// Where this node's edge answers HTTPS.
+    pub https: Option<SocketAddr>,
 }
 
 impl fmt::Debug for Deps {

@@ -1,6 +1,7 @@
 //! The reconcilers: they take no input but the cluster state, do nothing the second time, and run on
 //! a signal and on a timer.
 
+pub(crate) mod doors;
 pub(crate) mod rollouts;
 pub(crate) mod slices;
 
@@ -31,9 +32,15 @@ const ROUNDS: u32 = 16;
 /// Runs until told to stop.
 pub(crate) async fn run(core: &Core, shutdown: &CancellationToken) {
     let mut clocks = Clocks::default();
+    let mut told = doors::Told::default();
     let driven = async {
         loop {
-            if let Err(fault) = drive(core, &mut clocks).await {
+            let swept = doors::sweep(core).await;
+            let end = match swept {
+                Ok(()) => drive(core, &mut clocks, &mut told).await,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = end {
                 tracing::warn!(
                     error = &fault as &dyn std::error::Error,
                     "reconciling failed; it is tried again"
@@ -46,10 +53,10 @@ pub(crate) async fn run(core: &Core, shutdown: &CancellationToken) {
 }
 
 /// Rounds for as long as the cluster state can be used.
-async fn drive(core: &Core, clocks: &mut Clocks) -> Result<(), Fault> {
+async fn drive(core: &Core, clocks: &mut Clocks, told: &mut doors::Told) -> Result<(), Fault> {
     let mut watch: Option<Box<dyn Watch>> = None;
     loop {
-        let (done, moving) = round(core, clocks).await?;
+        let (done, moving) = round(core, clocks, told).await?;
         let open = match watch.take() {
             Some(open) => open,
             None => core.state.watch("/", done + 1).await?,
@@ -76,7 +83,7 @@ async fn until(mut watch: Box<dyn Watch>, done: Revision, timer: Instant) -> Res
 
 /// Everything once, until nothing more follows by itself. Says up to which revision, and whether a
 /// release is under way.
-async fn round(core: &Core, clocks: &mut Clocks) -> Result<(Revision, bool), Fault> {
+async fn round(core: &Core, clocks: &mut Clocks, told: &mut doors::Told) -> Result<(Revision, bool), Fault> {
     let mut world = settle(core).await?;
     for _ in 0..ROUNDS {
         if !rollouts::advance(core, &world, clocks).await? {
@@ -84,6 +91,7 @@ async fn round(core: &Core, clocks: &mut Clocks) -> Result<(Revision, bool), Fau
         }
         world = settle(core).await?;
     }
+    doors::tell(core, &world, told);
     let moving = world.rollouts.values().any(|rollout| rollout.value.under_way());
     Ok((world.revision, moving))
 }

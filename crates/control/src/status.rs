@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::{
     core::{Core, Fault},
+    doors::{self, DoorStatus, End},
     reconcile::rollouts::limits,
     world::World,
 };
@@ -40,6 +41,8 @@ pub(crate) struct ServiceStatus {
     pub(crate) ready: u32,
     pub(crate) hosts: Vec<String>,
     pub(crate) url: String,
+    /// Its doors to the outside; absent where it has no name there.
+    pub(crate) tls: Option<DoorStatus>,
     pub(crate) rollout: Option<RolloutStatus>,
 }
 
@@ -85,6 +88,7 @@ pub(crate) async fn status(
     let seen = world.seen(key, &wanted);
     let rollout = world.rollouts.get(key).map(|rollout| &rollout.value);
     let (verdict, note) = verdict(rollout, &seen, service, wanted.is_empty());
+    let (verdict, note) = expiring(core, world, key, verdict, note);
     let (verdict, why) = match verdict {
         Verdict::Good => ("good", note),
         Verdict::AtRest => ("at_rest", note),
@@ -100,6 +104,7 @@ pub(crate) async fn status(
         ready: seen.releases.values().map(|standing| standing.ready).sum(),
         hosts: service.hosts.clone(),
         url: url(core, key, service),
+        tls: doors::status(world, service),
         rollout: rollout.map(|rollout| rollout_status(rollout, &seen, service)),
     })
 }
@@ -113,6 +118,12 @@ fn url(core: &Core, key: &ServiceKey, service: &Service) -> String {
         };
     }
     let path = service.paths.first().map_or("/", String::as_str);
+    if let (Some(host), true, Some(https)) = (service.hosts.first(), service.tls.redirect, core.https) {
+        return match https.port() {
+            443 => format!("https://{host}{path}"),
+            port => format!("https://{host}:{port}{path}"),
+        };
+    }
     match (service.hosts.first(), core.http.map(|http| http.port())) {
         (Some(host), Some(80) | None) => format!("http://{host}{path}"),
         (Some(host), Some(port)) => format!("http://{host}:{port}{path}"),
@@ -188,6 +199,29 @@ fn verdict(
     let between =
         (ready == 0).then(|| "no instance is ready: those that run are starting or ending".to_owned());
     (Verdict::Good, note.or(between))
+}
+
+/// The same, with what there is to say of a certificate from files that ends.
+fn expiring(
+    core: &Core,
+    world: &World,
+    key: &ServiceKey,
+    verdict: Verdict,
+    note: Option<String>,
+) -> (Verdict, Option<String>) {
+    let Some(leaf) = doors::leaf(world, key) else { return (verdict, note) };
+    let Some(warning) = doors::warning(leaf, core.now()) else { return (verdict, note) };
+    match verdict {
+        Verdict::Good | Verdict::AtRest if End::of(leaf, core.now()) == End::Past => {
+            (Verdict::Degraded { why: warning }, None)
+        }
+        Verdict::Good | Verdict::AtRest => {
+            let note = note.map_or_else(|| warning.clone(), |note| format!("{note}; {warning}"));
+            (verdict, Some(note))
+        }
+        Verdict::Degraded { why } => (Verdict::Degraded { why: format!("{why}; {warning}") }, note),
+        Verdict::Down { why } => (Verdict::Down { why: format!("{why}; {warning}") }, note),
+    }
 }
 
 /// What keeps a release from serving as it should.

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     core::{Core, Fault},
-    status,
+    doors, status,
     world::World,
 };
 
@@ -100,6 +100,7 @@ async fn of_service(
         lines.push(format!("  release {} is {} {after}: {}", rollout.release, rollout.phase, rollout.reason));
         lines.extend(rollout.waiting_for.map(|waiting| format!("  it waits: {waiting}")));
     }
+    lines.extend(status.tls.iter().flat_map(doors::lines));
     for (node, report) in world.reports_of(key) {
         for standing in &report.releases {
             if standing.preparation == Preparation::Preparing {

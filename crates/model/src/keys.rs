@@ -9,6 +9,7 @@
 //! | `/nodes/<node>` | [`NodeRecord`](crate::node::NodeRecord) | the node |
 //! | `/slices/<node>/<app>/<service>` | [`Slice`](crate::slice::Slice) | control |
 //! | `/inventory/<node>/<app>/<service>` | [`Report`](crate::inventory::Report) | the node |
+//! | `/doors/<app>/<service>/<id>` | [`Files`](crate::tls::Files), once; a private key is among them | control |
 //! | `/claims` | nothing: written with every change of hosts or virtual addresses | control |
 //!
 //! Numbers are padded with zeros to ten digits, so that keys sort as the numbers do.
@@ -27,6 +28,8 @@ pub const ROLLOUTS: &str = "/rollouts/";
 pub const NODES: &str = "/nodes/";
 /// Every slice.
 pub const SLICES: &str = "/slices/";
+/// The files of every service that named some for its doors. Read by whoever presents them alone.
+pub const DOORS: &str = "/doors/";
 /// Every report.
 pub const INVENTORY: &str = "/inventory/";
 /// Written with every change of hosts or virtual addresses, so that of two that might clash one fails.
@@ -90,4 +93,10 @@ pub fn report(node: &NodeName, key: &ServiceKey) -> String {
 #[must_use]
 pub fn reports_of(node: &NodeName) -> String {
     format!("{INVENTORY}{node}/")
+}
+
+/// The files of a service for its doors, by their id.
+#[must_use]
+pub fn door(key: &ServiceKey, id: &str) -> String {
+    format!("{DOORS}{key}/{id}")
 }

@@ -6,7 +6,9 @@ type Fields = &'static [(&'static str, &'static str)];
 
 /// Every schema by its name.
 pub(super) const SCHEMAS: &[(&str, Fields)] = &[
-    ("File", &[("name", "string"), ("text", "string")]),
+    ("Files", &[("certificate", "string?"), ("key", "string?"), ("client_ca", "string?")]),
+    // `tls`: `Files` by the name of the service that names them.
+    ("File", &[("name", "string"), ("text", "string"), ("tls", "any?")]),
     ("PlanRequest", &[("files", "File[]")]),
     (
         "ApplyRequest",
@@ -51,7 +53,27 @@ pub(super) const SCHEMAS: &[(&str, Fields)] = &[
             ("ready", "integer"),
             ("hosts", "string[]"),
             ("url", "string"),
+            ("tls", "Doors?"),
             ("rollout", "Rollout?"),
+        ],
+    ),
+    (
+        "Doors",
+        &[
+            ("hosts", "DoorHost[]"),
+            ("redirect", "boolean"),
+            ("hsts_seconds", "integer?"),
+            ("client_certificate", "boolean"),
+        ],
+    ),
+    (
+        "DoorHost",
+        &[
+            ("host", "string"),
+            // `files`, `acme` or `cluster`.
+            ("certificate", "string"),
+            ("sha256", "string?"),
+            ("valid_until", "time?"),
         ],
     ),
     ("App", &[("app", "string"), ("services", "Service[]")]),

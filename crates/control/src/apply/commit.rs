@@ -1,7 +1,7 @@
 //! Writing down what was planned, if what it was planned from still stands.
 //!
 //! ```text
-//! records, releases (in parts, where an app is large)  ─▶  the app's declaration
+//! records, releases, files (in parts, where an app is large)  ─▶  the app's declaration  ─▶  old files go
 //! ```
 //! The declaration is the point of no return. What comes before it is harmless alone: a number that
 //! was given, an address that was reserved, a release that nobody runs.
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use minato_model::{
     code::{Code, Problem},
-    ids::ServiceKey,
+    ids::{ServiceKey, ServiceName},
     keys,
     network::VIRTUAL_OFFSETS,
 };
@@ -18,9 +18,12 @@ use minato_planner::{
     plan::{Planned, Step},
     record::ServiceRecord,
 };
-use minato_state::{Revision, limits::COMMIT_OPERATIONS};
+use minato_state::{Revision, Write, limits::COMMIT_OPERATIONS};
 
-use super::look::{Look, key};
+use super::{
+    doors::Doors,
+    look::{Look, key},
+};
 use crate::{
     core::{Batch, Core, Fault},
     reconcile::rollouts,
@@ -28,8 +31,17 @@ use crate::{
 };
 
 /// Writes it; `false`: something moved, nothing is declared, look again.
-pub(super) async fn commit(core: &Core, look: &Look) -> Result<bool, Problem> {
+pub(super) async fn commit(core: &Core, look: &Look, doors: &Doors) -> Result<bool, Problem> {
     let mut claims = look.world.claims;
+    for (key, id) in changed(look, Which::New) {
+        // One a commit: each may be large. Who sent them has them all, or nothing was planned.
+        let Some(files) = doors.files(&key, id) else { continue };
+        let mut batch = Batch::default();
+        batch.put(keys::door(&key, id), files)?;
+        if !write(core, batch, &mut claims).await? {
+            return Ok(false);
+        }
+    }
     let mut batch = Batch::default();
     for part in services(look)? {
         // Two operations are the claims', and as many as there are apps the declaration's.
@@ -51,7 +63,59 @@ pub(super) async fn commit(core: &Core, look: &Look) -> Result<bool, Problem> {
     if batch.guards.len() + 1 > COMMIT_OPERATIONS {
         return Err(Problem::new(Code::InvalidRequest, "too many apps in one request: apply them in parts"));
     }
-    Ok(batch.writes.is_empty() || write(core, batch, &mut claims).await?)
+    if !batch.writes.is_empty() && !write(core, batch, &mut claims).await? {
+        return Ok(false);
+    }
+    forget(core, look, claims).await;
+    Ok(true)
+}
+
+/// Of two.
+#[derive(Clone, Copy)]
+enum Which {
+    Old,
+    New,
+}
+
+/// The files that are no longer what the service has, or weren't before.
+fn changed(look: &Look, which: Which) -> impl Iterator<Item = (ServiceKey, &str)> {
+    look.planned.iter().flat_map(move |planned| {
+        let app = &planned.plan.app;
+        let old = look.world.apps.get(app).map(|app| &app.value.presented);
+        let new = planned.next.as_ref().map(|next| &next.presented);
+        let (these, others) = match which {
+            Which::Old => (old, new),
+            Which::New => (new, old),
+        };
+        let differs = move |name: &ServiceName, id: &str| {
+            others.and_then(|others| others.get(name)).is_none_or(|other| other.id != id)
+        };
+        these.into_iter().flatten().filter(move |(name, these)| differs(name, &these.id)).map(
+            move |(name, these)| (ServiceKey { app: app.clone(), service: name.clone() }, these.id.as_str()),
+        )
+    })
+}
+
+/// Takes away files that nothing names any more. What can't be taken away now, or is named again already,
+/// is left for the sweep when control begins.
+async fn forget(core: &Core, look: &Look, claims: Revision) {
+    let old: Vec<String> = changed(look, Which::Old).map(|(key, id)| keys::door(&key, id)).collect();
+    for some in old.chunks(COMMIT_OPERATIONS) {
+        let mut batch = Batch::default();
+        batch.guard(keys::CLAIMS.to_owned(), claims);
+        batch.writes.extend(some.iter().map(|key| Write::Delete { key: key.clone() }));
+        match core.commit(batch).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return,
+            Err(fault) => {
+                tracing::warn!(
+                    error = &fault as &dyn std::error::Error,
+                    "files of a service's doors that nothing names any more could not be taken away"
+                );
+                return;
+            }
+        }
+    }
 }
 
 /// Commits under the claims, so that of two changes at once, of whatever apps, one looks again.

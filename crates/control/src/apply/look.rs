@@ -15,7 +15,11 @@ use minato_model::{
 use minato_planner::plan::{self, Inputs, Known, Planned};
 use minato_state::list_all;
 
-use super::{File, locate};
+use super::{
+    File,
+    doors::{self, Doors},
+    locate,
+};
 use crate::{
     core::{Core, Fault, decode},
     world::World,
@@ -49,11 +53,13 @@ pub(crate) async fn look(
     core: &Core,
     files: &[File],
     manifests: &[Manifest],
+    doors: &Doors,
     prune: bool,
 ) -> Result<Look, Problem> {
     let world = World::read(&*core.state).await?;
     let staying = |app: &AppName| !prune && manifests.iter().all(|manifest| manifest.app != *app);
     check_routes(&world, files, manifests, staying)?;
+    doors::check(core, &world, files, manifests, doors, staying)?;
     let images = resolve(core, files, manifests).await?;
     let mut planned = Vec::new();
     for manifest in manifests {
@@ -67,7 +73,7 @@ pub(crate) async fn look(
             manifest,
             declared: world.apps.get(&manifest.app).map(|declared| &declared.value),
             images: &images_of,
-            presented: &BTreeMap::new(),
+            presented: &doors.presented(&manifest.app),
             known: &known,
             now: core.now(),
         };

@@ -56,6 +56,8 @@ pub(super) enum Manner {
 /// What the test says of the world, and what the world was seen to do.
 #[derive(Default)]
 pub(super) struct Play {
+    /// How much later than [`NOW`] control's clock is.
+    pub(super) later: Duration,
     images: BTreeMap<String, ResolvedImage>,
     manners: BTreeMap<Digest, Manner>,
     /// How many instances each service's requests keep busy.
@@ -246,7 +248,7 @@ pub(super) fn digest(n: u8) -> Digest {
 pub(super) struct Rig {
     pub(super) control: Control,
     pub(super) world: Arc<Surroundings>,
-    state: Arc<sqlite::Engine>,
+    pub(super) state: Arc<sqlite::Engine>,
     folder: Arc<tempfile::TempDir>,
     stop: CancellationToken,
     _ends_with_it: DropGuard,
@@ -263,16 +265,18 @@ impl Rig {
     async fn with(folder: Arc<tempfile::TempDir>, world: Arc<Surroundings>) -> Self {
         let path: PathBuf = folder.path().join("state.db");
         let state = sqlite::Engine::open(&path, sqlite::Config::default()).unwrap();
+        let clock = Arc::clone(&world);
         let control = Control::new(Deps {
             state: Arc::clone(&state) as _,
             nodes: Arc::clone(&world) as _,
             images: Arc::clone(&world) as _,
             journal: Arc::clone(&world) as _,
-            clock: Arc::new(|| NOW),
+            clock: Arc::new(move || NOW.plus(clock.play.lock().unwrap().later)),
             extra_metrics: Arc::new(|| "extra 1\n".to_owned()),
             token: TOKEN.into(),
             allowed_hosts: Vec::new(),
             http: Some("127.0.0.1:8080".parse().unwrap()),
+            https: Some("127.0.0.1:8443".parse().unwrap()),
         });
         let stop = CancellationToken::new();
         join(&*state).await;
@@ -400,8 +404,8 @@ impl Rig {
     }
 }
 
-fn files(text: &str) -> Vec<File> {
-    vec![File { name: "shop.toml".to_owned(), text: text.to_owned() }]
+pub(super) fn files(text: &str) -> Vec<File> {
+    vec![File { name: "shop.toml".to_owned(), text: text.to_owned(), tls: BTreeMap::new() }]
 }
 
 fn changes(plans: &[Plan]) -> Vec<String> {

@@ -109,6 +109,7 @@ impl Works {
             token: ground.token.clone(),
             allowed_hosts: Vec::new(),
             http: Some(ground.config.http),
+            https: Some(ground.config.https),
         });
         let access = minato_registry::Access {
             api_token: ground.token.clone(),

@@ -1,0 +1,148 @@
+//! What each host presents at the door, and for how long still.
+
+use std::time::Duration;
+
+use minato_model::{
+    ids::ServiceKey,
+    manifest::Service,
+    time::Moment,
+    tls::{Leaf, Source},
+};
+use serde::Serialize;
+
+use crate::world::World;
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// From when on it is told that a certificate from files expires.
+const SOON: Duration = Duration::from_secs(21 * 86_400);
+/// From when on it is told once more.
+const VERY_SOON: Duration = Duration::from_secs(7 * 86_400);
+
+/// A service's doors to the outside.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct DoorStatus {
+    pub(crate) hosts: Vec<HostStatus>,
+    pub(crate) redirect: bool,
+    pub(crate) hsts_seconds: Option<u64>,
+    /// Whether clients have to have a certificate.
+    pub(crate) client_certificate: bool,
+}
+
+/// What a host presents.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct HostStatus {
+    pub(crate) host: String,
+    pub(crate) certificate: Source,
+    /// SHA-256 over it; absent for one that an edge makes itself.
+    pub(crate) sha256: Option<String>,
+    pub(crate) valid_until: Option<Moment>,
+}
+
+/// How near a certificate's end is, from far to past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum End {
+    Far,
+    Soon,
+    VerySoon,
+    Past,
+}
+
+impl End {
+    pub(crate) fn of(leaf: &Leaf, now: Moment) -> Self {
+        match leaf.not_after.since(now) {
+            left if left.is_zero() => Self::Past,
+            left if left <= VERY_SOON => Self::VerySoon,
+            left if left <= SOON => Self::Soon,
+            _ => Self::Far,
+        }
+    }
+}
+
+/// A service's doors; `None`: it has no name outside.
+pub(crate) fn status(world: &World, service: &Service) -> Option<DoorStatus> {
+    if service.hosts.is_empty() {
+        return None;
+    }
+    let host = |host: &String| {
+        let leaf = of_files(world, host);
+        let certificate = if leaf.is_some() { Source::Files } else { Source::Cluster };
+        let (sha256, valid_until) = leaf.map(|leaf| (leaf.sha256.clone(), leaf.not_after)).unzip();
+        HostStatus { host: host.clone(), certificate, sha256, valid_until }
+    };
+    Some(DoorStatus {
+        hosts: service.hosts.iter().map(host).collect(),
+        redirect: service.tls.redirect,
+        hsts_seconds: service.tls.hsts.map(|time| time.as_secs()),
+        client_certificate: service.tls.client_ca.is_some(),
+    })
+}
+
+/// The certificate from files that a host has, whichever of its services named it.
+fn of_files<'a>(world: &'a World, host: &String) -> Option<&'a Leaf> {
+    let mut of_host = world.declared().filter(|(_, _, service)| service.hosts.contains(host));
+    of_host.find_map(|(key, ..)| leaf(world, &key))
+}
+
+/// The certificate from a service's own files.
+pub(crate) fn leaf<'a>(world: &'a World, key: &ServiceKey) -> Option<&'a Leaf> {
+    world.presented(key)?.certificate.as_ref()
+}
+
+/// That a certificate expires, in a sentence; `None`: not soon.
+pub(crate) fn warning(leaf: &Leaf, now: Moment) -> Option<String> {
+    let until = leaf.not_after;
+    match End::of(leaf, now) {
+        End::Far => None,
+        End::Past => Some(format!("its certificate from files expired at {until}: apply a new one")),
+        End::Soon | End::VerySoon => {
+            let days = until.since(now).as_secs() / DAY.as_secs();
+            Some(format!("its certificate from files expires in {days} days, at {until}: apply a new one"))
+        }
+    }
+}
+
+/// The doors for people.
+pub(crate) fn lines(status: &DoorStatus) -> Vec<String> {
+    let host = |host: &HostStatus| {
+        let source = match host.certificate {
+            Source::Files => "a certificate from files",
+            Source::Acme => "a certificate by ACME",
+            Source::Cluster => "a certificate of the cluster",
+        };
+        let hash = host.sha256.as_ref().and_then(|hash| hash.get(..16));
+        let hash = hash.map_or_else(String::new, |hash| format!(" ({hash})"));
+        let until = host.valid_until.map_or_else(String::new, |until| format!(", valid until {until}"));
+        format!("  https://{}: {source}{hash}{until}", host.host)
+    };
+    let mut lines: Vec<String> = status.hosts.iter().map(host).collect();
+    if status.redirect {
+        lines.push("  requests without TLS are sent to HTTPS".to_owned());
+    }
+    if status.client_certificate {
+        lines.push("  clients need a certificate by the service's own roots".to_owned());
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_three_times() {
+        let leaf = Leaf {
+            sha256: String::new(),
+            names: Vec::new(),
+            not_before: Moment(0),
+            not_after: Moment(0).plus(90 * DAY),
+        };
+        let at = |days: u32| (End::of(&leaf, Moment(0).plus(days * DAY)), days);
+        assert_eq!([0, 68].map(at), [(End::Far, 0), (End::Far, 68)]);
+        assert_eq!([69, 82].map(at), [(End::Soon, 69), (End::Soon, 82)]);
+        assert_eq!([83, 89].map(at), [(End::VerySoon, 83), (End::VerySoon, 89)]);
+        assert_eq!([90, 900].map(at), [(End::Past, 90), (End::Past, 900)]);
+        let said = warning(&leaf, Moment(0).plus(85 * DAY)).unwrap();
+        assert!(said.contains("expires in 5 days, at 1970-04-01"), "{said}");
+        assert_eq!(warning(&leaf, Moment(0)), None);
+    }
+}
