@@ -5,6 +5,7 @@
 mod client;
 mod peers;
 pub(crate) mod routes;
+pub(crate) mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,7 +22,7 @@ use crate::{
     promises::Promises,
 };
 use client::{Client, Seen};
-use peers::Peer;
+use peers::{Peer, Setup};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -81,6 +82,8 @@ struct Place<'a> {
     /// By HTTP/2.
     http2: SocketAddr,
     host: &'a str,
+    /// Whether it is asked by TLS.
+    tls: bool,
 }
 
 /// One that answers: where, and the processes whose time counts.
@@ -98,12 +101,12 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
     let keys = "scale = { min = 2, max = 2, concurrency = 1000 }\nresources = { memory = \"64MiB\" }\nrecycle = { requests = 0 }";
     server.apply(patience, &minato::services(Program::Quick, 1, keys))?;
     let instances = addresses(&server, patience)?;
-    let bare = Peer::nginx(patience, folder.path(), &instances, false)?;
-    let full = Peer::nginx(patience, folder.path(), &instances, true)?;
-    let haproxy = Peer::haproxy(patience, folder.path(), &instances)?;
+    let bare = Peer::nginx(patience, folder.path(), &instances, Setup::default())?;
+    let full = Peer::nginx(patience, folder.path(), &instances, Setup { full: true, ..Setup::default() })?;
+    let haproxy = Peer::haproxy(patience, folder.path(), &instances, Setup::default())?;
     let host = host(0);
-    let of = |peer: &Peer| Place { address: peer.address, http2: peer.http2(), host: &host };
-    let own = Place { address: server.http(), http2: server.http(), host: &host };
+    let of = |peer: &Peer| Place { address: peer.address, http2: peer.http2(), host: &host, tls: false };
+    let own = Place { address: server.http(), http2: server.http(), host: &host, tls: false };
     let sides = [
         Side { name: "Minato", place: own, pids: Box::new(|| Ok(vec![server.pid()])) },
         Side { name: "nginx", place: of(&bare), pids: Box::new(|| bare.pids()) },
@@ -111,11 +114,23 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
         Side { name: "HAProxy", place: of(&haproxy), pids: Box::new(|| haproxy.pids()) },
     ];
     println!("{} threads each; {} rounds of {} s\n", machine::cores(), arguments.rounds, arguments.seconds);
+    compare(arguments, patience, (&CASES, &sides), promise)
+}
+
+/// Measures the cases that are wanted, shows what was found, and says what was promised of it.
+fn compare(
+    arguments: &Arguments,
+    patience: &Patience,
+    (cases, sides): (&[Case], &[Side<'_>]),
+    promise: impl Fn(&mut Promises, &Case, &[Vec<Figures>]),
+) -> Result<Promises> {
     let mut promises = Promises::default();
-    for case in CASES.iter().filter(|case| case.name.contains(&arguments.only)) {
-        let rounds = measure(arguments, patience, case, &sides)?;
-        println!("{}\n{}", case.name, report(&sides, &rounds));
+    for case in cases.iter().filter(|case| case.name.contains(&arguments.only)) {
+        let rounds = measure(arguments, patience, case, sides)?;
+        println!("{}\n{}", case.name, report(sides, &rounds));
         promise(&mut promises, case, &rounds);
+        let failed: f64 = rounds.iter().filter_map(|round| Some(round.first()?.seen.failed)).sum();
+        promises.at_most(&format!("failed: {}", case.name), failed, 0.0, None);
     }
     Ok(promises)
 }
@@ -226,6 +241,4 @@ fn promise(promises: &mut Promises, case: &Case, rounds: &[Vec<Figures>]) {
         }
         _ => {}
     }
-    let failed: f64 = rounds.iter().filter_map(|round| Some(round.first()?.seen.failed)).sum();
-    promises.at_most(&format!("failed: {}", case.name), failed, 0.0, None);
 }

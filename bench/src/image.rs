@@ -27,6 +27,8 @@ pub(crate) enum Program {
     Many,
     /// Serves as many requests as it can, and does nothing beside.
     Quick,
+    /// nginx, by mutual TLS with its instance's own identity.
+    Sealed,
 }
 
 impl Program {
@@ -36,6 +38,15 @@ impl Program {
             Self::Ok => PROGRAM,
             Self::Many => "/many",
             Self::Quick => "/quick",
+            Self::Sealed => "/sealed",
+        }
+    }
+
+    /// The words that start it.
+    pub(crate) fn entry(self) -> String {
+        match self {
+            Self::Sealed => format!("[\"{}\", \"-c\", \"/nginx.conf\"]", self.path()),
+            Self::Ok | Self::Many | Self::Quick => format!("[\"{}\"]", self.path()),
         }
     }
 
@@ -44,11 +55,13 @@ impl Program {
         format!("bench{}:1", self.path())
     }
 
-    fn source(self) -> &'static str {
+    /// What it is compiled from; `None`: it is the machine's own.
+    fn source(self) -> Option<&'static str> {
         match self {
-            Self::Ok => include_str!("../image/ok.rs"),
-            Self::Many => include_str!("../image/many.rs"),
-            Self::Quick => include_str!("../image/quick.rs"),
+            Self::Ok => Some(include_str!("../image/ok.rs")),
+            Self::Many => Some(include_str!("../image/many.rs")),
+            Self::Quick => Some(include_str!("../image/quick.rs")),
+            Self::Sealed => None,
         }
     }
 }
@@ -64,8 +77,12 @@ pub(crate) fn make(patience: &Patience, below: &Path, program: Program) -> Resul
         let mode = if folder == "tmp" { 0o1777 } else { 0o755 };
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
     }
+    let Some(text) = program.source() else {
+        nginx(patience, &root, name)?;
+        return Ok(root);
+    };
     let source = below.join(format!("{name}.rs"));
-    std::fs::write(&source, program.source())?;
+    std::fs::write(&source, text)?;
     run(
         patience,
         Command::new("rustc")
@@ -77,6 +94,20 @@ pub(crate) fn make(patience: &Patience, below: &Path, program: Program) -> Resul
     )
     .context("the static server can't be compiled")?;
     Ok(root)
+}
+
+/// Puts the machine's nginx into a root, with the libraries that it loads.
+fn nginx(patience: &Patience, root: &Path, name: &str) -> Result<()> {
+    let program = Path::new("/usr/sbin/nginx");
+    std::fs::copy(program, root.join(name))?;
+    std::fs::write(root.join("nginx.conf"), include_str!("../image/nginx.conf"))?;
+    let loads = run(patience, Command::new("ldd").arg(program))?;
+    for library in loads.split_whitespace().filter(|word| word.starts_with('/')) {
+        let to = root.join(library.trim_start_matches('/'));
+        std::fs::create_dir_all(to.parent().unwrap_or(root))?;
+        std::fs::copy(library, to)?;
+    }
+    Ok(())
 }
 
 /// A folder on a disk, which a container's mapped root may pass through.

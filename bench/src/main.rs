@@ -1,7 +1,7 @@
 //! Minato measured beside its peers, one command a claim:
 //!
 //! ```text
-//! cargo run --release -p minato-bench -- cold-start | herd | churn | recycle | kills | edge | footprint | build-time
+//! cargo run --release -p minato-bench -- cold-start | herd | churn | recycle | kills | edge | edge-tls | footprint | build-time
 //! ```
 //!
 //! What a benchmark makes (processes, networks, control groups, folders) is gone after it, also when it
@@ -63,6 +63,8 @@ enum Benchmark {
     Kills(kills::Arguments),
     /// Requests through the edge, beside nginx and HAProxy
     Edge(edge::Arguments),
+    /// The same with TLS: at the door, and to instances
+    EdgeTls(edge::Arguments),
     /// Many routes beside few: cpu a request, memory (P8)
     Routes(edge::Arguments),
     /// Memory, processor and size of a server with ten services at zero
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Benchmark::Recycle(arguments) => recycle::run(&arguments.of(quick), &patience),
         Benchmark::Kills(arguments) => kills::run(&arguments.of(quick), &patience),
         Benchmark::Edge(arguments) => edge::run(&arguments.of(quick), &patience),
+        Benchmark::EdgeTls(arguments) => edge::tls::run_all(&arguments.of(quick), &patience),
         Benchmark::Routes(arguments) => edge::routes::run(&arguments.of(quick), &patience),
         Benchmark::Footprint(arguments) => footprint::run(&arguments.of(quick), &patience),
         Benchmark::BuildTime => build_time::run(&patience),

@@ -170,7 +170,7 @@ impl Server {
     /// Packs a program's root and pushes it as its image.
     pub(crate) fn push(&self, patience: &Patience, below: &Path, program: Program) -> Result<()> {
         let root = image::make(patience, below, program)?;
-        let (image, entry) = (program.image(), format!("[\"{}\"]", program.path()));
+        let (image, entry) = (program.image(), program.entry());
         let port = image::PORT.to_string();
         let words = ["-t", &image, "--port", &port, "--entrypoint", &entry];
         run(patience, self.command().arg("build").arg(root).args(words))?;
@@ -197,6 +197,26 @@ impl Server {
     /// Where the edge listens.
     pub(crate) fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where it listens for TLS.
+    pub(crate) fn https(&self) -> SocketAddr {
+        self.https
+    }
+
+    /// Its data directory.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Where its manifest is, and what that names.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.data.with_file_name("")
+    }
+
+    /// The roots of its cluster.
+    pub(crate) fn roots(&self, patience: &Patience) -> Result<String> {
+        run(patience, self.command().args(["ca", "export"]))
     }
 
     /// The server's process.

@@ -1,11 +1,15 @@
 //! Who asks: wrk for HTTP/1.1, h2load for HTTP/2 and for a rate that is held.
 
-use std::{process::Command, time::Duration};
+use std::{net::SocketAddr, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
 
 use super::Place;
-use crate::{figures::quantile, patience::Patience, processes::run};
+use crate::{
+    figures::quantile,
+    patience::{Patience, now},
+    processes::run,
+};
 
 /// How it is asked, and for which path.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +20,8 @@ pub(super) enum Client {
     /// At a rate that is given.
     Paced(&'static str),
     Http2(&'static str),
+    /// Every request over a connection of its own, whose handshake is a full one.
+    Handshakes(&'static str),
 }
 
 /// What the client saw.
@@ -58,6 +64,7 @@ impl Client {
                 h2load(patience, place, (connections, 1), time, path, Some(each))
             }
             Self::Http2(path) => h2load(patience, place, (connections, 16), time, path, None),
+            Self::Handshakes(path) => handshakes(patience, place, connections, path),
         }
     }
 }
@@ -73,11 +80,18 @@ fn wrk(
     let mut command = Command::new("wrk");
     let (connections, seconds) = (connections.to_string(), time.as_secs().to_string());
     command.args(["-t1", "--latency", "--timeout", "10s", "-c", &connections, "-d", &seconds]);
-    command.arg("-H").arg(format!("Host: {}", place.host));
+    if !place.tls {
+        command.arg("-H").arg(format!("Host: {}", place.host));
+    }
     if let Some(script) = script {
         command.arg("-s").arg(script);
     }
-    let said = run(patience, command.arg(format!("http://{}{path}", place.address)))?;
+    // By TLS the name is said in the handshake, as a client takes it from the address.
+    let url = match place.tls {
+        true => format!("https://{}:{}{path}", place.host, place.address.port()),
+        false => format!("http://{}{path}", place.address),
+    };
+    let said = run(patience, command.arg(url))?;
     told_by_wrk(&said).with_context(|| format!("wrk said something else:\n{said}"))
 }
 
@@ -120,10 +134,29 @@ fn h2load(
         command.arg("--h1").args(["--rps", &format!("{each:.1}")]);
         to = place.address;
     }
-    command.arg(format!("--connect-to={to}")).arg(format!("http://{}:{}{path}", place.host, to.port()));
+    command.arg(format!("--connect-to={to}")).arg(url(place, to, path));
     let said = run(patience, &mut command)?;
     let lines = std::fs::read_to_string(log.path())?;
     told_by_h2load(&said, &lines, time).with_context(|| format!("h2load said something else:\n{said}"))
+}
+
+fn url(place: Place<'_>, to: SocketAddr, path: &str) -> String {
+    let scheme = if place.tls { "https" } else { "http" };
+    format!("{scheme}://{}:{}{path}", place.host, to.port())
+}
+
+/// As many connections as requests: h2load knows no session to take up again.
+fn handshakes(patience: &Patience, place: Place<'_>, connections: u32, path: &str) -> Result<Seen> {
+    let log = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new("h2load");
+    let connections = connections.to_string();
+    command.args(["-t1", "--h1", "-c", &connections, "-n", &connections]).arg("--log-file").arg(log.path());
+    command.arg(format!("--connect-to={}", place.address)).arg(url(place, place.address, path));
+    let begun = now();
+    let said = run(patience, &mut command)?;
+    let lines = std::fs::read_to_string(log.path())?;
+    told_by_h2load(&said, &lines, begun.elapsed())
+        .with_context(|| format!("h2load said something else:\n{said}"))
 }
 
 /// `log` has a line a request: when it began, its status, how long it took in microseconds.

@@ -18,6 +18,28 @@ use crate::{
     processes::{read, start, stop},
 };
 
+/// How a peer is set up beside.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Setup<'a> {
+    /// It does what Minato does beside: an access log, ids, trace context, forwarded headers, further tries, a
+    /// bound on connections and rates. nginx only.
+    pub(super) full: bool,
+    /// Its address speaks TLS with this certificate and key, in one file.
+    pub(super) certificate: Option<&'a Path>,
+    /// Instances are spoken to by mutual TLS.
+    pub(super) mutual: Option<Mutual<'a>>,
+}
+
+/// How an instance is known, and the peer to it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mutual<'a> {
+    /// Certificate and key, in one file.
+    pub(super) own: &'a Path,
+    pub(super) roots: &'a Path,
+    /// The name that an instance's certificate has.
+    pub(super) name: &'a str,
+}
+
 /// One that runs.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -26,19 +48,18 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// nginx; with `full` it does what Minato does beside: an access log, ids, trace context, forwarded
-    /// headers, further tries, a bound on connections and rates.
+    /// nginx.
     pub(super) fn nginx(
         patience: &Patience,
         below: &Path,
         instances: &[SocketAddr],
-        full: bool,
+        setup: Setup<'_>,
     ) -> Result<Self> {
         let address = free_port()?;
         let folder = tempfile::Builder::new().prefix("nginx-").tempdir_in(below)?.keep();
         let (config, at) = (folder.join("nginx.conf"), folder.display());
         let servers = lines(instances, |instance| format!("server {instance} max_fails=5 fail_timeout=1s;"));
-        let (log, more) = if full {
+        let (log, more) = if setup.full {
             (
                 format!(
                     "log_format all '$remote_addr $time_iso8601 \"$request\" $status $bytes_sent $request_time \
@@ -61,13 +82,14 @@ impl Peer {
              client_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\nfastcgi_temp_path {at}/f;\n\
              uwsgi_temp_path {at}/u;\nscgi_temp_path {at}/s;\nkeepalive_requests 1000000000;\n\
              upstream instances {{\nleast_conn;\n{servers}keepalive 256;\nkeepalive_requests 1000000000;\n}}\n\
-             server {{\nlisten {address} backlog=4096;\nlisten {h2} http2 backlog=4096;\nserver_name s0.localhost;\n\
-             client_body_buffer_size 64k;\nlocation / {{\nproxy_pass http://instances;\nproxy_http_version 1.1;\n\
+             server {{\n{listen}\nserver_name s0.localhost;\n\
+             client_body_buffer_size 64k;\nlocation / {{\n{upstream}\nproxy_http_version 1.1;\n\
              proxy_set_header Connection \"\";\nproxy_set_header Host $host;\n\
              proxy_set_header X-Forwarded-For $remote_addr;\nproxy_buffers 8 64k;\nproxy_buffer_size 64k;\n\
              proxy_busy_buffers_size 128k;\nproxy_max_temp_file_size 0;\n{more}\n}}\n}}\n}}\n",
             threads = machine::cores(),
-            h2 = beside(address),
+            listen = nginx_listens(address, setup.certificate),
+            upstream = nginx_passes(setup.mutual),
         );
         std::fs::write(&config, text)?;
         // Its temporary folders are made by it, below a folder that is there.
@@ -76,21 +98,33 @@ impl Peer {
         Self::start(patience, &mut command, address)
     }
 
-    pub(super) fn haproxy(patience: &Patience, below: &Path, instances: &[SocketAddr]) -> Result<Self> {
+    pub(super) fn haproxy(
+        patience: &Patience,
+        below: &Path,
+        instances: &[SocketAddr],
+        setup: Setup<'_>,
+    ) -> Result<Self> {
         let address = free_port()?;
         let folder = tempfile::Builder::new().prefix("haproxy-").tempdir_in(below)?.keep();
         let config = folder.join("haproxy.cfg");
         let mut number = 0;
+        let mutual = setup.mutual.map_or_else(String::new, |Mutual { own, roots, name }| {
+            let (own, roots) = (own.display(), roots.display());
+            format!(" ssl crt {own} ca-file {roots} verify required verifyhost {name} sni str({name})")
+        });
+        let bind = match setup.certificate {
+            Some(file) => format!("  bind {address} ssl crt {} alpn h2,http/1.1", file.display()),
+            None => format!("  bind {address}\n  bind {} proto h2", beside(address)),
+        };
         let servers = lines(instances, |instance| {
             number += 1;
-            format!("  server i{number} {instance} pool-max-conn 256")
+            format!("  server i{number} {instance} pool-max-conn 256{mutual}")
         });
         let text = format!(
             "global\n  nbthread {}\n  maxconn 8000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 75s\n\
-             \x20 timeout server 30s\n  http-reuse always\nfrontend f\n  bind {address}\n  bind {} proto h2\n\
+             \x20 timeout server 30s\n  http-reuse always\nfrontend f\n{bind}\n\
              \x20 default_backend b\nbackend b\n  balance leastconn\n  option forwardfor\n{servers}",
             machine::cores(),
-            beside(address),
         );
         std::fs::write(&config, text)?;
         Self::start(patience, Command::new("haproxy").arg("-db").arg("-f").arg(&config), address)
@@ -127,6 +161,29 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         stop(&mut self.child, Duration::from_secs(5));
+    }
+}
+
+fn nginx_listens(address: SocketAddr, certificate: Option<&Path>) -> String {
+    match certificate.map(Path::display) {
+        Some(file) => format!(
+            "listen {address} ssl http2 backlog=4096;\nssl_certificate {file};\nssl_certificate_key {file};\n\
+             ssl_protocols TLSv1.2 TLSv1.3;\nssl_session_cache shared:front:10m;"
+        ),
+        None => format!("listen {address} backlog=4096;\nlisten {} http2 backlog=4096;", beside(address)),
+    }
+}
+
+fn nginx_passes(mutual: Option<Mutual<'_>>) -> String {
+    match mutual {
+        Some(Mutual { own, roots, name }) => format!(
+            "proxy_pass https://instances;\nproxy_ssl_certificate {own};\nproxy_ssl_certificate_key {own};\n\
+             proxy_ssl_trusted_certificate {};\nproxy_ssl_verify on;\nproxy_ssl_verify_depth 3;\n\
+             proxy_ssl_name {name};\nproxy_ssl_server_name on;\nproxy_ssl_protocols TLSv1.3;",
+            roots.display(),
+            own = own.display(),
+        ),
+        None => "proxy_pass http://instances;".to_owned(),
     }
 }
 

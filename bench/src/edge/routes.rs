@@ -36,7 +36,8 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
     let routes = services * hosts * apps;
     let grown = resident(&many)?.saturating_sub(before);
     let host = host(0);
-    let place = |server: &Server| Place { address: server.http(), http2: server.http(), host: &host };
+    let place =
+        |server: &Server| Place { address: server.http(), http2: server.http(), host: &host, tls: false };
     let sides = [
         Side { name: "10,000 routes", place: place(&many), pids: Box::new(|| Ok(vec![many.pid()])) },
         Side { name: "one route", place: place(&few), pids: Box::new(|| Ok(vec![few.pid()])) },
