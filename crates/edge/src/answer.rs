@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
+    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
 };
 use minato_model::{
     code::Code,
@@ -24,11 +24,18 @@ pub(crate) struct Answer {
     reason: Option<Code>,
     service: Option<ServiceKey>,
     instance: Option<InstanceId>,
+    location: Option<HeaderValue>,
 }
 
 impl Answer {
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), retry_after: None, reason: None, service: None, instance: None }
+        Self { code, detail: detail.into(), retry_after: None, reason: None, service: None, instance: None, location: None }
+    }
+
+    /// What is asked for is there.
+    pub(crate) fn redirect(location: HeaderValue) -> Self {
+        let answer = Self::new(Code::Redirected, "this service answers over TLS only");
+        Self { location: Some(location), ..answer }
     }
 
     /// The release can't be started. Says the kind of reason, the service and the instance, and no
@@ -75,6 +82,9 @@ impl Answer {
         headers.insert("minato-code", HeaderValue::from_static(self.code.as_str()));
         if let Some(after) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds(after)));
+        }
+        if let Some(location) = self.location {
+            headers.insert(LOCATION, location);
         }
         response
     }
@@ -142,6 +152,8 @@ fn status(code: Code) -> StatusCode {
         Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::Loop => StatusCode::LOOP_DETECTED,
         Code::Denied => StatusCode::FORBIDDEN,
+        Code::Redirected => StatusCode::PERMANENT_REDIRECT,
+        Code::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         Code::BadRequest => StatusCode::BAD_REQUEST,
         Code::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

@@ -18,6 +18,7 @@ use crate::{
     names,
     serve::{self, Command, Life, Local},
     shared::Shared,
+    tls::Tls,
 };
 
 /// How long those who are told at the end that their request or stream ends have to read it; a little
@@ -43,6 +44,9 @@ pub enum StartError {
     /// The system gives no thread, or no random numbers.
     #[error("can't start an edge thread")]
     Thread(#[source] io::Error),
+    /// The library of TLS can't be set up.
+    #[error("TLS can't be set up")]
+    Tls(#[source] rustls::Error),
     /// The name server's address is taken, or not there.
     #[error("can't answer names at {address}")]
     Names {
@@ -83,9 +87,11 @@ impl Edge {
         }
         let (senders, receivers): (Vec<_>, Vec<_>) =
             http.iter().map(|_| mpsc::unbounded_channel::<Command>()).unzip();
+        let port = https.first().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
+        let tls = (Tls::new().map_err(StartError::Tls)?, port);
         let public = http.first().and_then(|listener| listener.local_addr().ok()).map(|address| address.ip());
         let shared =
-            Arc::new(Shared::new((limits, trusted_proxies, plan, zone, public), wake, senders, inherited));
+            Arc::new(Shared::new((limits, trusted_proxies, plan, zone, public), wake, senders, inherited, tls));
         let (life, watching) = watch::channel(Life::Preparing);
         let mut edge = Self {
             handle: Handle { shared: Arc::clone(&shared) },

@@ -34,7 +34,7 @@ impl Status {
             }
             Code::Timeout => Self::DeadlineExceeded,
             Code::RateLimited | Code::BodyTooLarge | Code::HeadersTooLarge => Self::ResourceExhausted,
-            Code::Denied => Self::PermissionDenied,
+            Code::Denied | Code::Redirected | Code::Misdirected => Self::PermissionDenied,
             Code::NoRoute => Self::Unimplemented,
             Code::BadRequest | Code::UriTooLong | Code::Loop => Self::Internal,
             Code::ClientTimeout => Self::Cancelled,

@@ -16,6 +16,7 @@ use minato_model::{
     manifest::Protocol,
     route::{Endpoint, Route, Table},
     routing::{Flow, Load, Refusal, Routing, Traffic},
+    tls::{Challenges, Secured, Source},
 };
 use tokio::sync::oneshot;
 
@@ -142,6 +143,14 @@ impl Routing for Handle {
             }
         }
         Box::pin(shared.confirmed())
+    }
+
+    fn secure(&self, source: Source, secured: Arc<Secured>) {
+        self.shared.tls.secure(source, secured);
+    }
+
+    fn challenge(&self, challenges: Arc<Challenges>) {
+        self.shared.tls.challenge(&challenges);
     }
 
     fn admit(&self, endpoint: Endpoint) {

@@ -62,7 +62,7 @@ pub(crate) fn clean_request_trailers(trailers: &mut HeaderMap) {
     let edges = |name: &&HeaderName| {
         let name = name.as_str();
         let says = matches!(name, "forwarded" | "x-request-id" | "traceparent" | "tracestate");
-        says || begins(name, "x-forwarded-")
+        says || begins(name, "x-forwarded-") || is_certificate(name)
     };
     let gone: Vec<HeaderName> = trailers.keys().filter(edges).cloned().collect();
     for name in gone {
@@ -98,10 +98,28 @@ pub(crate) fn is_own(name: &str) -> bool {
     begins(name, "minato-")
 }
 
+/// Whether it tells of the client's certificate (RFC 9440).
+fn is_certificate(name: &str) -> bool {
+    begins(name, "client-cert") && matches!(name.len(), 11 | 17)
+}
+
+/// What the edge knows of who asks, by the TLS that they spoke.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
+    /// The client's certificate, if the service asks for one.
+    pub(crate) certificate: Option<&'a str>,
+    /// The instance that calls, if it has proved who it is.
+    pub(crate) caller: Option<&'a str>,
+}
+
 /// What the edge adds to a request.
 pub(crate) struct Added<'a> {
     /// Who is asking.
     pub(crate) peer: &'a str,
+    /// What is known of it beside.
+    pub(crate) known: Known<'a>,
     /// Whether what the peer says of those before it is believed.
     pub(crate) trusted: bool,
     /// The request's id, if the client didn't bring a usable one.
@@ -242,12 +260,19 @@ pub(crate) fn write_fields(
                 "host" | "content-length" | "expect" | "x-request-id" | "traceparent" | "tracestate"
             )
             && (added.trusted || text != "forwarded")
+            && !(is_certificate(text) && (!added.trusted || added.known.certificate.is_some()))
             && !nominated.iter().any(|other| other.eq_ignore_ascii_case(text))
         {
             out.field(text, value.as_bytes());
         }
     }
-    forwarded.write(out, added.peer, &head.authority);
+    forwarded.write(out, added.peer, added.known.scheme, &head.authority);
+    if let Some(certificate) = added.known.certificate {
+        out.field("client-cert", certificate.as_bytes());
+    }
+    if let Some(caller) = added.known.caller {
+        out.field("minato-caller", caller.as_bytes());
+    }
     out.field("x-request-id", added.request_id.as_bytes());
     out.field("traceparent", added.trace.parent());
     for state in added.trace.states() {
@@ -292,9 +317,9 @@ impl<'a> Forwarded<'a> {
         }
     }
 
-    fn write(&self, out: &mut impl Fields, peer: &str, host: &str) {
+    fn write(&self, out: &mut impl Fields, peer: &str, scheme: &str, host: &str) {
         out.list("x-forwarded-for", &self.addresses, peer.as_bytes());
-        out.field("x-forwarded-proto", self.protocol.map_or(b"http", HeaderValue::as_bytes));
+        out.field("x-forwarded-proto", self.protocol.map_or(scheme.as_bytes(), HeaderValue::as_bytes));
         out.field("x-forwarded-host", self.host.map_or(host.as_bytes(), HeaderValue::as_bytes));
     }
 }

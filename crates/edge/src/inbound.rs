@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use minato_model::{code::Code, ids::ServiceKey};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -31,6 +31,7 @@ use crate::{
     handover::RETIRED_IDLE,
     relay::watched::Bodies,
     shared::Counted,
+    tls::session::Session,
     upstream::connection::drained,
 };
 
@@ -79,6 +80,8 @@ pub(crate) struct Inbound {
     pub(crate) peer_text: String,
     /// Whose instance is calling, on a virtual address.
     pub(crate) caller: Option<ServiceKey>,
+    /// What is known of the client by TLS; `None`: it isn't spoken.
+    pub(crate) tls: Option<Session>,
     /// Whether its `X-Forwarded-*` is believed.
     pub(crate) trusted: bool,
     /// Answers in its streams.
@@ -108,6 +111,8 @@ pub(crate) struct Phase {
     refused: OnceLock<Code>,
     /// Whether the edge closes while the client may still be sending.
     linger: AtomicBool,
+    /// Whether a head that doesn't come to its end is to be answered by whoever writes.
+    late: AtomicBool,
 }
 
 /// What a client that speaks HTTP/2 by prior knowledge says first (RFC 9113, 3.4).
@@ -159,6 +164,7 @@ impl Phase {
             flushed: AtomicBool::new(true),
             refused: OnceLock::new(),
             linger: AtomicBool::new(false),
+            late: AtomicBool::new(false),
         }
     }
 
@@ -177,6 +183,23 @@ impl Phase {
     pub(crate) fn multiplex(&self) {
         self.multiplexed.store(true, Relaxed);
         self.head_since.store(0, Relaxed);
+    }
+
+    /// TLS is agreed upon: what comes from here on is a head, and nothing of it is there yet.
+    pub(crate) fn agreed(&self) {
+        self.head_since.store(0, Relaxed);
+        self.idle_since.store(self.clock.now(), Relaxed);
+        self.flushed.store(true, Relaxed);
+    }
+
+    /// A head doesn't come to its end, which is said by whoever is asked to read next.
+    pub(crate) fn set_late(&self) {
+        self.late.store(true, Relaxed);
+    }
+
+    /// What is to be said instead of reading on.
+    pub(crate) fn last_word(&self) -> Option<Answer> {
+        self.late.load(Relaxed).then(late)
     }
 
     pub(crate) fn in_request(&self) -> bool {
@@ -274,7 +297,7 @@ impl Phase {
     }
 
     /// What hyper says by itself: it read a head that is none, and wrote a bare status.
-    fn refusal(&self, bytes: &[u8]) -> Option<Answer> {
+    pub(crate) fn refusal(&self, bytes: &[u8]) -> Option<Answer> {
         let unasked = !self.in_request() && self.flushed.load(Relaxed) && !self.multiplexed.load(Relaxed);
         let status = bytes.strip_prefix(b"HTTP/1.1 ").filter(|_| unasked)?.get(..3)?;
         match status {
@@ -286,34 +309,29 @@ impl Phase {
     }
 }
 
+/// A head doesn't come to its end.
+pub(crate) fn late() -> Answer {
+    Answer::new(Code::ClientTimeout, "the request's head didn't arrive in time")
+}
+
 impl Inbound {
     /// Reads what comes first, until it tells the protocol; empty: nothing comes any more.
     pub(crate) fn poll_first(&self, cx: &mut Context<'_>, first: &mut BytesMut) -> Poll<io::Result<First>> {
         loop {
-            match First::of(first) {
-                Some(told) => return Poll::Ready(Ok(told)),
-                None => ready!(self.stream.poll_read_ready(cx))?,
+            if let Some(told) = First::of(first) {
+                return Poll::Ready(Ok(told));
             }
             first.reserve(FIRST_READ);
-            let room = first.capacity() - first.len();
-            match self.stream.try_read_buf(first) {
-                Ok(0) => return Poll::Ready(Ok(First::Http1)),
-                Ok(length) => {
-                    self.phase.read();
-                    if length < room {
-                        drained(&self.stream);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            if ready!(poll_take(&self.stream, &self.phase, cx, first))? == 0 {
+                return Poll::Ready(Ok(First::Http1));
             }
         }
     }
 
-    /// Whether the client of the request under way has left. Wakes when it does, unless it has sent more
+    /// Whether the client of the request under way has left, where no TLS is spoken. Wakes when it does, unless it has sent more
     /// than was read: it is found to have left when that is read.
     pub(crate) fn poll_left(&self, cx: &mut Context<'_>) -> bool {
-        if !self.phase.in_request() {
+        if self.tls.is_some() || !self.phase.in_request() {
             return false;
         }
         while self.stream.poll_read_ready(cx).is_ready() {
@@ -337,23 +355,44 @@ impl Inbound {
             () = std::future::ready(()) => false,
         }
     }
+}
 
-    /// Takes what the client still sends off the wire, for a short while, so that it can read the
-    /// answer.
-    pub(crate) async fn linger(&self) {
-        let drain = async {
-            // Not in the future itself, which every connection has.
-            let mut waste = vec![0_u8; 8192];
-            while self.stream.readable().await.is_ok() {
-                match self.stream.try_read(&mut waste) {
-                    Ok(0) => break,
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => break,
-                    Ok(_) | Err(_) => {}
-                }
+/// Takes what a client still sends off the wire, for a short while, so that it can read the answer.
+pub(crate) async fn linger(stream: &TcpStream) {
+    let drain = async {
+        // Not in the future itself, which every connection has.
+        let mut waste = vec![0_u8; 8192];
+        while stream.readable().await.is_ok() {
+            match stream.try_read(&mut waste) {
+                Ok(0) => break,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => break,
+                Ok(_) | Err(_) => {}
             }
-        };
-        // Whoever sends on for longer doesn't wait for an answer.
-        drop(tokio::time::timeout(Duration::from_secs(1), drain).await);
+        }
+    };
+    // Whoever sends on for longer doesn't wait for an answer.
+    drop(tokio::time::timeout(Duration::from_secs(1), drain).await);
+}
+
+/// Reads what is there into the room that there is.
+pub(crate) fn poll_take(
+    stream: &TcpStream,
+    phase: &Phase,
+    cx: &mut Context<'_>,
+    into: &mut impl BufMut,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        match stream.try_read_buf(into) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(length) => {
+                if length > 0 {
+                    phase.read();
+                }
+                return Poll::Ready(Ok(length));
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        }
     }
 }
 
@@ -385,23 +424,12 @@ impl AsyncRead for Stream {
             buffer.put_slice(&self.first.split_to(length));
             return Poll::Ready(Ok(()));
         }
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            let room = buffer.remaining();
-            match self.stream.try_read_buf(buffer) {
-                Ok(length) => {
-                    if length > 0 {
-                        self.phase.read();
-                        if length < room {
-                            drained(&self.stream);
-                        }
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+        let room = buffer.remaining();
+        let length = ready!(poll_take(&self.stream, &self.phase, cx, buffer))?;
+        if (1..room).contains(&length) {
+            drained(&self.stream);
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -447,6 +475,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [one] = parts {
+            return self.poll_write(cx, one);
+        }
         let length: usize = parts.iter().map(|part| part.len()).sum();
         if length > COPIED_MAX {
             return self.poll_send(cx, |stream| stream.try_write_vectored(parts));

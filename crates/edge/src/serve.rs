@@ -14,6 +14,7 @@ use std::{
 };
 
 pub(crate) mod http2;
+mod secure;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -21,25 +22,26 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use minato_model::code::Code;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
     time::MissedTickBehavior,
 };
 
 use crate::{
-    answer::Answer,
     balance::mix,
     clock::{Micros, micros},
     digits::hex,
     end::End,
     handover::{self, CLAIM, Listening, Name, duplicate},
-    inbound::{Entry, First, Inbound, Overdue, Phase, Stream},
+    inbound::{Entry, First, Inbound, Overdue, Phase, Stream, late, linger},
     listen,
     log::{Ink, Pen},
     relay::watched::Bodies,
     scratch::Scratch,
     shared::{Counted, Shared},
     tcp,
+    tls::session::Session,
     upstream::{http2::Links, pool::Pool},
     vigil::{self, Vigil, Watched, Word},
     waits::Waits,
@@ -348,38 +350,82 @@ fn place(local: &Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Entry) {
 
 /// Serves one connection.
 async fn serve(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, entry: Entry, counted: Counted) {
-    let shared = Arc::clone(&local.shared);
     // An error means that the connection is gone, which reading will tell.
     drop(stream.set_nodelay(true));
     if let Some(service) = tcp::service(&local, entry) {
         tcp::serve(&local, stream, peer, entry, service).await;
         return drop::<Counted>(counted);
     }
+    let stream = Arc::new(stream);
     if entry.is_tls() {
-        return drop::<Counted>(counted);
+        // Its own, so that who speaks no TLS has no room for it.
+        return Box::pin(serve_secure(local, stream, peer, entry, counted)).await;
     }
-    let peer = peer.ip().to_canonical();
+    let phase = Arc::new(Phase::new(local.shared.clock));
+    let inbound = inbound(&local, stream, phase, peer, entry, counted, None);
+    converse(&local, &inbound).await;
+    finish(&local, &inbound).await;
+}
+
+/// The same over TLS.
+async fn serve_secure(
+    local: Rc<Local>,
+    stream: Arc<TcpStream>,
+    peer: SocketAddr,
+    entry: Entry,
+    counted: Counted,
+) {
+    let phase = Arc::new(Phase::new(local.shared.clock));
+    let Some((secure, session)) = secure::agree(&local, &stream, &phase, entry, peer.ip()).await else {
+        return;
+    };
+    let http2 = session.http2;
+    let inbound = inbound(&local, stream, phase, peer, entry, counted, Some(session));
+    let watched = local.vigil.watch(&inbound.phase);
+    if http2 {
+        http2::converse(&local, &inbound, secure, &watched, false).await;
+    } else if http1(&local, &inbound, secure, &watched, false).await == Some(Overdue::Head) {
+        inbound.phase.refuse(Code::ClientTimeout);
+    }
+    drop(watched);
+    finish(&local, &inbound).await;
+}
+
+fn inbound(
+    local: &Local,
+    stream: Arc<TcpStream>,
+    phase: Arc<Phase>,
+    peer: SocketAddr,
+    entry: Entry,
+    counted: Counted,
+    tls: Option<Session>,
+) -> Rc<Inbound> {
+    let (shared, peer) = (&local.shared, peer.ip().to_canonical());
     let caller = match (entry, peer) {
         (Entry::Virtual { .. }, IpAddr::V4(address)) => shared.caller(address),
         (Entry::Virtual { .. }, IpAddr::V6(_)) | (Entry::Public { .. } | Entry::Outer { .. }, _) => None,
     };
-    let inbound = Rc::new(Inbound {
-        stream: Arc::new(stream),
-        phase: Arc::new(Phase::new(shared.clock)),
+    Rc::new(Inbound {
+        stream,
+        phase,
         entry,
         peer,
         peer_text: peer.to_string(),
         caller,
+        tls,
         trusted: entry.is_public() && shared.trusted.iter().any(|prefix| prefix.contains(peer)),
         bodies: Bodies::default(),
         _counted: counted,
-    });
-    converse(&local, &inbound).await;
+    })
+}
+
+/// What is left to do when nothing is spoken any more.
+async fn finish(local: &Rc<Local>, inbound: &Inbound) {
     if let Some(code) = inbound.phase.refused() {
-        End::unread(&local, &inbound, code);
+        End::unread(local, inbound, code);
     }
     if inbound.phase.lingers() {
-        inbound.linger().await;
+        linger(&inbound.stream).await;
     }
 }
 
@@ -409,7 +455,7 @@ async fn converse(local: &Rc<Local>, inbound: &Rc<Inbound>) {
         }
     };
     if overdue == Some(Overdue::Head) {
-        let answer = Answer::new(Code::ClientTimeout, "the request's head didn't arrive in time");
+        let answer = late();
         inbound.phase.refuse(answer.code);
         // Who doesn't take it gets none.
         drop(inbound.stream.try_write(&answer.to_wire()));
@@ -417,18 +463,22 @@ async fn converse(local: &Rc<Local>, inbound: &Rc<Inbound>) {
 }
 
 /// Speaks HTTP/1; returns what it had been at for too long, if that ended it.
-async fn http1(
+async fn http1<S>(
     local: &Rc<Local>,
     inbound: &Rc<Inbound>,
-    stream: Stream,
+    stream: S,
     watched: &Watched<'_>,
     draining: bool,
-) -> Option<Overdue> {
+) -> Option<Overdue>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service =
         service_fn(|request| async move { Ok::<_, Infallible>(walk::answer(local, inbound, request).await) });
     let connection = http1::Builder::new()
-        // Who leaves is seen below: hyper would hold another 8 KiB ready to see it, for every request.
-        .half_close(true)
+        // Who leaves is seen below: hyper would hold another 8 KiB ready to see it, for every request. By TLS
+        // a last word is sealed, and only reading tells it from a request.
+        .half_close(inbound.tls.is_none())
         .header_read_timeout(None)
         .max_buf_size(local.shared.limits.head_bytes)
         .writev(true)
@@ -440,7 +490,14 @@ async fn http1(
     }
     poll_fn(|cx| {
         match watched.poll_word(cx) {
-            Some(Word::Overdue(overdue)) => return Poll::Ready(Some(overdue)),
+            Some(Word::Overdue(overdue)) => {
+                if overdue == Overdue::Head && inbound.tls.is_some() {
+                    // Only what TLS seals can be said.
+                    inbound.phase.set_late();
+                    drop(connection.as_mut().poll(cx));
+                }
+                return Poll::Ready(Some(overdue));
+            }
             Some(Word::Drain) => connection.as_mut().graceful_shutdown(),
             None => {}
         }

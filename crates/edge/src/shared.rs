@@ -31,6 +31,7 @@ use crate::{
     serve::Command,
     snapshot::Snapshot,
     target::Target,
+    tls::Tls,
 };
 
 pub(crate) struct Shared {
@@ -41,6 +42,9 @@ pub(crate) struct Shared {
     /// The failure domain that the edge is in.
     zone: Option<Arc<str>>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) tls: Tls,
+    /// Where TLS is spoken at the public address.
+    pub(crate) https: Option<u16>,
     pub(crate) totals: Totals,
     pub(crate) wake: Arc<dyn Wake>,
     pub(crate) instances: Mutex<BTreeMap<InstanceId, Known>>,
@@ -105,6 +109,7 @@ impl Shared {
         wake: Arc<dyn Wake>,
         commands: Vec<mpsc::UnboundedSender<Command>>,
         inherited: Inherited,
+        (tls, https): (Tls, Option<u16>),
     ) -> Self {
         let (limits, trusted, plan, zone, public) = config;
         let thread = |commands| Thread { commands, connections: AtomicUsize::new(0) };
@@ -115,6 +120,8 @@ impl Shared {
             plan,
             zone: zone.map(Arc::from),
             snapshot: ArcSwap::default(),
+            tls,
+            https,
             totals: Totals::new(commands.len()),
             wake,
             instances: Mutex::default(),

@@ -17,6 +17,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use http::HeaderValue;
 use minato_model::{
     ids::{ReleaseKey, ReleaseNumber, ServiceKey},
     route::{Entry, Route, Split, Weight},
@@ -35,6 +36,8 @@ pub(crate) struct Service {
     pub(crate) key: ServiceKey,
     pub(crate) route: Route,
     pub(crate) gate: Gate,
+    /// What answers over TLS say, so that clients come so only.
+    pub(crate) hsts: Option<HeaderValue>,
     weights: Vec<Weight>,
     split: Split,
     /// Those with a weight.
@@ -77,7 +80,9 @@ impl Service {
         let weighted = weighted.collect();
         let turn = AtomicU64::new(before.map_or(0, Self::turn));
         let gate = Gate::new(route.traffic.rate.as_ref(), before.map(|before| &before.gate));
-        Self { route, gate, weighted, matched, turn, weights, split, key }
+        let hsts = route.tls.hsts.map(|age| format!("max-age={}", age.as_secs()));
+        let hsts = hsts.and_then(|value| HeaderValue::try_from(value).ok());
+        Self { route, gate, hsts, weighted, matched, turn, weights, split, key }
     }
 
     /// Whether it is what the entry says.

@@ -12,6 +12,7 @@ use crate::{
     admit,
     answer::Answer,
     attempt::{self, Attempt, Task},
+    door,
     end::End,
     grpc,
     headers::{self, Added, Asked, Length},
@@ -55,7 +56,12 @@ pub(crate) async fn answer(
     // A connection of HTTP/2 ends otherwise, and what is left of a body is no head there.
     let http2 = request.version() == Version::HTTP_2;
     let grpc = if has_body { grpc::content_type(request.headers()).cloned() } else { None };
-    let mut response = match pass_on(local, inbound, request, &mut end).await {
+    if let Some(proof) = door::proof(&local.shared, inbound, &request) {
+        end.status = StatusCode::OK.as_u16();
+        return proof.map(|body| Answered::whole(body, end));
+    }
+    let mut hsts = None;
+    let mut response = match pass_on(local, inbound, request, &mut end, &mut hsts).await {
         Ok(passed) => respond(local, inbound, passed, end),
         Err(Refused { answer, release }) => {
             end.refuse(&answer, release);
@@ -74,6 +80,9 @@ pub(crate) async fn answer(
             response
         }
     };
+    if let Some(hsts) = hsts {
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts);
+    }
     if http2 {
         return response.map(|body| body.watched(&inbound.bodies));
     }
@@ -97,6 +106,7 @@ async fn pass_on(
     inbound: &Rc<Inbound>,
     mut request: Request<Incoming>,
     end: &mut End,
+    hsts: &mut Option<HeaderValue>,
 ) -> Result<Passed, Refused> {
     let asks_upgrade = request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT;
     let on_upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
@@ -111,6 +121,10 @@ async fn pass_on(
     }
     let service = route::find(&local.shared.snapshot.load(), inbound, &head, parts.uri.path())?;
     end.found(&service.key);
+    if inbound.tls.is_some() && inbound.entry.is_public() {
+        hsts.clone_from(&service.hsts);
+    }
+    let known = door::pass(&local.shared, inbound, &service, &head, &parts)?;
     let hops = route::hops(inbound, &parts.headers)?;
     let client = Client::of(inbound, &parts.headers, &local.shared.trusted);
     admit::admit(&service, &client, local.shared.clock)?;
@@ -132,6 +146,7 @@ async fn pass_on(
     let peer = inbound.peer_text.as_str();
     let added = Added {
         peer,
+        known,
         trusted: inbound.trusted,
         request_id: id_text,
         trace: &trace,

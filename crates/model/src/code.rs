@@ -42,6 +42,10 @@ codes! {
     Loop = "loop",
     /// 403: the caller may not call this service.
     Denied = "denied",
+    /// 308: the service is to be had over TLS only.
+    Redirected = "redirected",
+    /// 421: the connection was made for another host than the request names.
+    Misdirected = "misdirected",
     /// 400.
     BadRequest = "bad_request",
     /// 408: the client didn't send its request in time.

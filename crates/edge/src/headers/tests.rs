@@ -7,7 +7,8 @@ fn written(build: impl FnOnce(http::request::Builder) -> http::request::Builder,
     let head = request::check(&parts, &Limits::default()).unwrap();
     let trace = Trace::of(&parts.headers, || 1);
     let peer = "192.0.2.7";
-    let added = Added { peer, trusted, request_id: "id", trace: &trace, hops: 1, tried: Cell::new(0) };
+    let known = Known { scheme: "http", certificate: None, caller: None };
+    let added = Added { peer, known, trusted, request_id: "id", trace: &trace, hops: 1, tried: Cell::new(0) };
     let mut out = Vec::new();
     write_request(&mut out, &parts, &head, &added, Length::None);
     String::from_utf8(out).unwrap()

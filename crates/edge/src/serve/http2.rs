@@ -4,11 +4,12 @@ use std::{convert::Infallible, future::poll_fn, pin::pin, rc::Rc, task::Poll, ti
 
 use hyper::{rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Local, spawn};
 use crate::{
     clock::micros,
-    inbound::{Inbound, Overdue, Stream},
+    inbound::{Inbound, Overdue},
     vigil::{Watched, Word},
     walk,
 };
@@ -44,13 +45,15 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
 }
 
 /// Reads requests and writes answers, until the connection's end.
-pub(super) async fn converse(
+pub(super) async fn converse<S>(
     local: &Rc<Local>,
     inbound: &Rc<Inbound>,
-    stream: Stream,
+    stream: S,
     watched: &Watched<'_>,
     mut leaving: bool,
-) {
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     inbound.phase.multiplex();
     let service = {
         let (local, inbound) = (Rc::clone(local), Rc::clone(inbound));

@@ -274,7 +274,7 @@ async fn large_bodies_pass_as_fast_as_they_are_taken() {
                 bed.handle.admit(http1.endpoint.clone());
                 None
             }
-            Protocol::H2c | Protocol::Grpc | Protocol::Tcp => Some(play(&bed, "one").await),
+            Protocol::H2c | Protocol::Grpc | Protocol::Tcp | Protocol::Https => Some(play(&bed, "one").await),
         };
         let mut link = Link::to(bed.address).await;
         let body = vec![7; 5_000_000];
@@ -579,7 +579,7 @@ async fn a_websocket_in_a_stream_reaches_instances_of_both_protocols() {
         let bed = bed_of(protocol).await;
         let (_one, _other) = match protocol {
             Protocol::Http => (Some(echoing(&bed, true).await), None),
-            Protocol::H2c | Protocol::Grpc | Protocol::Tcp => (None, Some(play(&bed, "one").await)),
+            Protocol::H2c | Protocol::Grpc | Protocol::Tcp | Protocol::Https => (None, Some(play(&bed, "one").await)),
         };
         let mut link = Link::to(bed.address).await;
         let (mut stream, mut body) = chat(&mut link).await;

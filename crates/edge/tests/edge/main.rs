@@ -22,3 +22,4 @@ mod smuggling;
 mod streams;
 mod support;
 mod tcp;
+mod tls;

@@ -20,7 +20,7 @@ use minato_model::{
     routing::{Routing as _, Wake},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinHandle,
@@ -245,12 +245,12 @@ pub(crate) async fn read_request(stream: &mut TcpStream, rest: &mut Vec<u8>) -> 
     Some(Asked { path, head, body })
 }
 
-async fn fill(stream: &mut TcpStream, rest: &mut Vec<u8>) -> Option<()> {
+async fn fill(stream: &mut (impl AsyncRead + Unpin), rest: &mut Vec<u8>) -> Option<()> {
     let length = stream.read_buf(rest).await.ok()?;
     (length > 0).then_some(())
 }
 
-async fn read_head(stream: &mut TcpStream, rest: &mut Vec<u8>) -> Option<String> {
+async fn read_head(stream: &mut (impl AsyncRead + Unpin), rest: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = rest.windows(4).position(|window| window == b"\r\n\r\n") {
             let head: Vec<u8> = rest.drain(..end + 4).collect();
@@ -358,8 +358,8 @@ async fn send_zeros(stream: &mut TcpStream, head: String, mut left: usize) -> Op
 }
 
 /// A client of raw bytes.
-pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) stream: S,
     rest: Vec<u8>,
 }
 
@@ -393,8 +393,10 @@ impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self::on(TcpStream::connect(address).await.unwrap())
     }
+}
 
-    pub(crate) fn on(stream: TcpStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub(crate) fn on(stream: S) -> Self {
         Self { stream, rest: Vec::new() }
     }
 
