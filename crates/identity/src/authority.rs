@@ -50,8 +50,8 @@ pub struct Authority {
     clock: Clock,
     trust: Trust,
     held: ArcSwap<Held>,
-    /// One rotation at a time.
-    rotating: Mutex<()>,
+    /// One rotation at a time; what was made and not told to [`Self::rotate`]'s caller yet.
+    rotating: Mutex<Rotation>,
     /// It has been said that the clock is behind.
     said_behind: AtomicBool,
 }
@@ -146,6 +146,14 @@ pub struct Rotation {
     pub bundle: Option<u64>,
 }
 
+impl Rotation {
+    fn add(&mut self, later: Self) {
+        self.roots.extend(later.roots);
+        self.intermediate = later.intermediate.or(self.intermediate);
+        self.bundle = later.bundle.or(self.bundle);
+    }
+}
+
 /// A root or an intermediate that was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Made {
@@ -229,23 +237,31 @@ impl Authority {
         self.issue(&subject, self.lifetimes.floor(), Key::generate()?)
     }
 
-    /// Does what is due now, and nothing if nothing is.
+    /// Does what is due now, and nothing if nothing is. Says what was made since it was called last, at the
+    /// opening and in between too.
     ///
     /// # Errors
     /// A file can't be read or written; what was held before is held on to.
     pub fn rotate(&self) -> Result<Rotation, RotateError> {
-        let _one = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut untold = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        self.catch_up(&mut untold)?;
+        Ok(std::mem::take(&mut *untold))
+    }
+
+    /// Does what is due now.
+    fn catch_up(&self, untold: &mut Rotation) -> Result<(), RotateError> {
         if self.is_done(&self.held.load()) {
-            return Ok(Rotation::default());
+            return Ok(());
         }
         let _lock = self.store.lock()?;
-        self.renew()
+        untold.add(self.renew()?);
+        Ok(())
     }
 
     fn issue(&self, subject: &Subject, life: Duration, key: Key) -> Result<Issued, IssueError> {
         let mut held = self.held.load_full();
         if self.signer(&held).is_none() {
-            self.rotate()?;
+            self.catch_up(&mut self.rotating.lock().unwrap_or_else(PoisonError::into_inner))?;
             held = self.held.load_full();
         }
         let (signer, now) = self.signer(&held).ok_or_else(|| RotateError::from(Failed::NoSigner))?;

@@ -11,8 +11,10 @@ use minato_edge::Prefix;
 use serde::Deserialize;
 
 mod access_log;
+mod tls;
 
 pub(crate) use access_log::{AccessLog, Lines};
+pub(crate) use tls::Tls;
 
 /// Sandboxes that are made ahead at most: each is a process with its namespaces and half a megabyte.
 const POOL_MAX: u32 = 64;
@@ -82,6 +84,8 @@ pub(crate) struct Config {
     pub(crate) anonymous_push: bool,
     /// How many sandboxes are made ahead at most.
     pub(crate) pool: u32,
+    /// What concerns certificates.
+    pub(crate) tls: Tls,
 }
 
 /// What flags and variables say; each wins over the file.
@@ -121,7 +125,7 @@ struct File {
     access_log: Option<access_log::Table>,
     registry: Option<Registry>,
     admission: Option<toml::Value>,
-    tls: Option<toml::Value>,
+    tls: Option<tls::Table>,
     node: Option<toml::Value>,
 }
 
@@ -160,6 +164,7 @@ impl Config {
             log: written.log.unwrap_or_else(|| "info".to_owned()),
             anonymous_push: overrides.anonymous_push || registry.anonymous_push.unwrap_or(false),
             pool: overrides.pool.or(written.pool).unwrap_or(POOL_MAX).min(POOL_MAX),
+            tls: written.tls.unwrap_or_default().read()?,
         };
         if !config.api.ip().is_loopback() {
             return Err(ConfigError::Value {
@@ -182,7 +187,7 @@ fn read(path: &Path) -> Result<File, ConfigError> {
     let registry = file.registry.as_ref();
     let unsupported = [
         ("admission", file.admission.is_some()),
-        ("tls", file.tls.is_some()),
+        ("tls.acme", file.tls.as_ref().is_some_and(|tls| tls.acme.is_some())),
         ("node", file.node.is_some()),
         ("registry.quota", registry.is_some_and(|registry| registry.quota.is_some())),
         ("registry.mirrors", registry.is_some_and(|registry| registry.mirrors.is_some())),
@@ -262,10 +267,22 @@ mod tests {
     }
 
     #[test]
+    fn lifetimes_are_scaled() {
+        let days = |text| load(text).unwrap().tls.lifetimes.period().as_secs_f64() / 86_400.0;
+        assert!((days("") - 30.0).abs() < 1e-9);
+        assert!((days("[tls]\nlifetime_scale = 0.5") - 15.0).abs() < 1e-9);
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
         for (text, says) in [
             ("htp = 1", "unknown field `htp`"),
             ("https = \"localhost\"", "invalid socket address"),
+            ("[tls]\nlifetime_scale = 0", "`tls.lifetime_scale` is 0"),
+            ("[tls]\nlifetime_scale = 2.0", "`tls.lifetime_scale` is 2"),
+            ("[tls]\nlifetime_scale = nan", "`tls.lifetime_scale` is NaN"),
+            ("[tls]\nlife = 1", "unknown field `life`"),
+            ("[tls]\nacme = {}", "`tls.acme` is not supported yet"),
             ("[node]\nzone = \"a\"", "`node` is not supported yet"),
             ("[registry]\nquota = \"1GiB\"", "`registry.quota` is not supported yet"),
             ("network = \"10.1.0.0/24\"", "write a /16"),

@@ -19,6 +19,7 @@ mod linger;
 mod nodes;
 mod notify;
 mod ports;
+mod rotation;
 mod start;
 mod token;
 mod works;

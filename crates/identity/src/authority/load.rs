@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -59,11 +59,12 @@ impl Authority {
             clock,
             trust: Trust::from(nothing),
             held: ArcSwap::default(),
-            rotating: Mutex::new(()),
+            rotating: Mutex::default(),
             said_behind: AtomicBool::new(false),
         };
-        authority.renew()?;
+        let made = authority.renew()?;
         drop(lock);
+        authority.rotating.lock().unwrap_or_else(PoisonError::into_inner).add(made);
         Ok(Arc::new(authority))
     }
 

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use minato_edge::Edge;
+use minato_identity::Authority;
 use minato_model::{ids::NodeName, network::AddressPlan, routing::Routing};
 use minato_network::{EnsureError, NodeId8, NodeNetwork};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use super::{
     data::DataDirectory,
     handover::Desk,
     late::Late,
-    ports,
+    ports, rotation,
     token::{self, Posted},
     works::{Stores, Works},
 };
@@ -34,6 +35,8 @@ pub(super) struct Ground {
     pub(super) data: DataDirectory,
     pub(super) name: NodeName,
     pub(super) token: Arc<str>,
+    /// Who signs certificates here.
+    pub(super) authority: Arc<Authority>,
     pub(super) network: NodeNetwork,
     /// This program, which becomes the keeper: as it was called at the start, as it may be replaced.
     pub(super) exe: PathBuf,
@@ -126,9 +129,10 @@ impl Ground {
     pub(super) fn new(config: Config, data: DataDirectory) -> anyhow::Result<Self> {
         let name = name(&data.id)?;
         let token = token::load(&data.path)?.into();
+        let authority = rotation::open(&data.path, &name, config.tls.lifetimes)?;
         let network = network(&config, &data, data.node_id()?)?;
         let exe = std::env::current_exe().context("can't find this program, which becomes the keeper")?;
-        Ok(Self { config, data, name, token, network, exe, wake: Late::default() })
+        Ok(Self { config, data, name, token, authority, network, exe, wake: Late::default() })
     }
 
     /// How the edge is set up.

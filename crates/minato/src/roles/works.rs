@@ -27,6 +27,7 @@ use super::{
     api,
     clock::{self, now},
     nodes::ThisNode,
+    rotation,
     start::Ground,
 };
 
@@ -127,6 +128,7 @@ impl Works {
             Ok(())
         });
         tasks.spawn(expire_uploads(library.clone(), shutdown.clone()));
+        tasks.spawn(rotation::run(ground.authority.clone(), journal.clone(), shutdown.clone()));
         control.set_ready(true);
         Ok(Self { agent, control, stores, ending, shutdown, tasks })
     }
