@@ -61,11 +61,9 @@ fn at_the_door(
     server: &Server,
 ) -> Result<Promises> {
     let certificate = self_signed(patience, &server.folder())?;
-    let keys = format!(
-        "scale = {{ min = 2, max = 2, concurrency = 3000 }}\nresources = {{ memory = \"64MiB\" }}\n\
-         recycle = {{ requests = 0 }}\ntls = {{ certificate = \"front.crt\", key = \"front.key\" }}"
-    );
-    server.apply(patience, &manifest(Program::Quick, &keys))?;
+    let keys = "scale = { min = 2, max = 2, concurrency = 3000 }\nresources = { memory = \"64MiB\" }\n\
+                recycle = { requests = 0 }\ntls = { certificate = \"front.crt\", key = \"front.key\" }";
+    server.apply(patience, &manifest(Program::Quick, keys))?;
     let instances = addresses(server, patience)?;
     let setup = Setup { certificate: Some(&certificate), ..Setup::default() };
     let peers = peers(patience, folder, &instances, setup)?;
