@@ -1,8 +1,12 @@
 //! The certificate that an instance has for its life: what is known of it, and when the instance is to be
-//! replaced. Pure: nothing here reads a clock.
+//! replaced. Pure, but for its being issued: nothing here reads a clock.
+
+mod issue;
 
 use minato_model::{ids::InstanceId, inventory, time::Moment};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use issue::{Issuer, certify};
 
 use crate::recycle::jitter;
 

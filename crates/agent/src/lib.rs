@@ -16,6 +16,7 @@
 mod adopt;
 mod backoff;
 mod decide;
+mod doors;
 mod drain;
 mod drift;
 pub mod events;
@@ -51,6 +52,7 @@ use std::{
     time::Duration,
 };
 
+use minato_identity::Authority;
 use minato_model::{
     BoxFuture,
     event::Journal,
@@ -66,6 +68,7 @@ use minato_state::{State, StateError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    identity::Issuer,
     metrics::Metrics,
     node::{Node, Signals},
     pool::Pool,
@@ -110,6 +113,8 @@ pub struct Deps {
     pub library: Arc<Library>,
     /// The edge.
     pub routing: Arc<dyn Routing>,
+    /// Who issues the instances' certificates.
+    pub authority: Arc<Authority>,
     /// Where events go.
     pub journal: Arc<dyn Journal>,
     /// The time of day.
@@ -201,7 +206,7 @@ impl Agent {
 
 fn node(config: Config, deps: Deps) -> Node {
     let Config { node, data, plan, id, pool, baseline_after, .. } = config;
-    let Deps { state, library, routing, journal, clock } = deps;
+    let Deps { state, library, routing, authority, journal, clock } = deps;
     let offsets = Rotation::new(u32::from(*INSTANCE_OFFSETS.start())..u32::from(*INSTANCE_OFFSETS.end()) + 1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Node {
@@ -219,6 +224,7 @@ fn node(config: Config, deps: Deps) -> Node {
         signals: Signals::default(),
         slots: Slots::new(u32::try_from(2 * cores).unwrap_or(u32::MAX)),
         pool: Pool::new(pool),
+        issuer: Issuer::new(authority),
         looks: tokio::sync::Mutex::default(),
         loops: TaskTracker::new(),
         tasks: TaskTracker::new(),

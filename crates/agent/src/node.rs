@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Clock,
+    identity::Issuer,
     metrics::Metrics,
     pool::Pool,
     prepare::Trees,
@@ -58,6 +59,8 @@ pub(crate) struct Node {
     pub(crate) slots: Arc<Slots>,
     /// Sandboxes that were made ahead.
     pub(crate) pool: Pool,
+    /// The instances' certificates, with keys that were made ahead.
+    pub(crate) issuer: Issuer,
     /// The looks at what it uses, by those who ask.
     pub(crate) looks: tokio::sync::Mutex<Looks>,
     /// What follows, decides and reports.

@@ -194,6 +194,12 @@ impl Pool {
         !state.closed && state.parked.len() < state.target as usize
     }
 
+    /// Whether anything could be started now, or was started lately.
+    fn waits_for_starts(&self) -> bool {
+        let state = self.state();
+        !state.closed && (state.target > 0 || state.last_start.is_some())
+    }
+
     /// Makes the pool as large as it should be; those that are too many end.
     fn resize(&self, startable: bool) {
         let mut state = self.state();
@@ -324,8 +330,20 @@ pub(crate) async fn run(node: Arc<Node>) {
                 break;
             }
         }
+        while node.pool.waits_for_starts() && node.issuer.lacks() && !node.over.is_cancelled() {
+            node.pool.quiet().await;
+            if !make_keys(&node).await {
+                break;
+            }
+        }
     }
     node.pool.close();
+}
+
+/// Makes some more keys; `false`: it is tried again later.
+async fn make_keys(node: &Arc<Node>) -> bool {
+    let of = Arc::clone(node);
+    tokio::task::spawn_blocking(move || of.issuer.make_some()).await.unwrap_or(false)
 }
 
 /// Makes one more; `false`: it is tried again later.

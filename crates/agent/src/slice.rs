@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use crate::{
     adopt,
     decide::DrainCause,
+    doors,
     node::Node,
     prepare::whole,
     table::{Preparation, ReleaseState, Table},
@@ -89,7 +90,16 @@ async fn follow(node: &Arc<Node>, revision: &mut Revision) -> StateError {
         Err(error) => return error,
     };
     loop {
-        let changes = match watch.next().await {
+        let again = node.table().doors.again();
+        let changes = tokio::select! {
+            changes = watch.next() => changes,
+            () = again => {
+                let slices = node.table().slices.clone();
+                doors::put_in_force(node, &slices).await;
+                continue;
+            }
+        };
+        let changes = match changes {
             Ok(changes) => changes,
             Err(error) => return error,
         };
@@ -139,6 +149,7 @@ async fn put_in_force(node: &Arc<Node>, mut news: News) {
             Told::Unread => {}
         }
     }
+    doors::put_in_force(node, &slices).await;
     node.routing.publish(Arc::new(routes(&slices))).await;
     let mut fresh = Vec::new();
     let mut table = node.table();

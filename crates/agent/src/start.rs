@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     adopt::Tag,
     decide::DrainCause,
-    drain, health,
+    drain, health, identity,
     life::{Fault, Stop, fault_of},
     look::{self, Unopened, Unseen},
     metrics::Started,
@@ -50,6 +50,8 @@ const FIRST_PAUSE: Duration = Duration::from_micros(60);
 const EAGER: Duration = Duration::from_millis(100);
 /// Then with pauses of at most this.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// Who has waited so long for its turn gets another certificate: some of the first one's life is over.
+const LATE: Duration = Duration::from_secs(1);
 /// The size at which a log file is turned over.
 const LOG_MAX: u64 = 8 << 20;
 
@@ -104,27 +106,29 @@ pub(crate) async fn start(
     let pooled = parked.is_some();
     // A sandbox that was there ends as any other; of one that never was no keeper tells.
     let undone = |stop| if pooled { stop } else { unmade(node, id, stop) };
-    let plan = plan(node, id, key, prepared).map_err(|fault| undone(Stop::Fault(fault)))?;
-    let (address, begun) = (plan.sandbox.address, plan.begun);
+    let plan = || plan(node, id, key, prepared).map_err(|fault| undone(Stop::Fault(fault)));
+    let planned = plan()?;
+    let (address, begun) = (planned.sandbox.address, planned.begun);
     let waiting = Instant::now();
     let slot = tokio::select! {
         slot = node.slots.enter(key) => slot,
         stop = unwanted(orders) => return Err(undone(stop)),
     };
-    let slot_ms = milliseconds(waiting.elapsed());
+    let waited = waiting.elapsed();
+    let planned = if waited >= LATE { plan()? } else { planned };
     crash::point("start.begun");
     node.routing.introduce(id, &key.service, address);
     let busy = node.pool.busy();
     let launching = match parked {
         // Giving the order takes less than waking a thread that does.
         Some(Parked { sandbox, probe, .. }) => {
-            order(plan, sandbox, Some(probe)).map(|ordering| Launching::Ordered(Box::new(ordering)))
+            order(planned, sandbox, Some(probe)).map(|ordering| Launching::Ordered(Box::new(ordering)))
         }
-        None => Ok(Launching::Planned(Box::new(plan))),
+        None => Ok(Launching::Planned(Box::new(planned))),
     };
     // Said while the init does its part.
     let asked_by = node.table().instances.get_mut(id).map(|record| {
-        record.slot_ms = Some(slot_ms);
+        record.slot_ms = Some(milliseconds(waited));
         record.pooled = Some(pooled);
         record.asked_by.clone()
     });
@@ -289,9 +293,10 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
     node.record("instance_ready", key, id, reason, data);
 }
 
-/// Everything that is known before the start; one look at the table.
+/// Everything that is known before the start, its certificate included.
 fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> Result<Plan, Fault> {
     let gone = |reason: &str| Fault::new(Code::NodeFault, reason);
+    let identity = identity::certify(node, id, key)?;
     let keeper = node.keeper().ok_or_else(|| gone("the keeper is gone; it is being started again"))?;
     let table = node.table();
     let record = table.instances.get(id).ok_or_else(|| gone("it isn't in the node's table"))?;
@@ -323,7 +328,7 @@ fn plan(node: &Node, id: &InstanceId, key: &ReleaseKey, prepared: &Prepared) -> 
         scratch: spec.resources.scratch,
         files: spec.resources.files,
         init: spec.init,
-        identity: None,
+        identity,
         tag: Tag::of(record).encode(),
     };
     let network = NodeNetwork { id: node.id, plan: node.plan };

@@ -27,6 +27,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     backoff::Backoff,
     decide::DrainCause,
+    doors::Doors,
     identity::Certified,
     prepare::Prepared,
     rehearsal::{Replaces, Withdrawn},
@@ -44,6 +45,8 @@ pub(crate) struct Table {
     pub(crate) slices: BTreeMap<ServiceKey, Arc<Slice>>,
     /// Services whose slice is there and can't be read: what runs of them stays as it is.
     pub(crate) unread: BTreeSet<ServiceKey>,
+    /// What the edge presents of services' own files.
+    pub(crate) doors: Doors,
     /// Releases that a slice names, or that still have instances.
     pub(crate) releases: BTreeMap<ReleaseKey, ReleaseState>,
     /// Instances that are not gone yet.
@@ -255,6 +258,7 @@ impl Table {
         Self {
             slices: BTreeMap::new(),
             unread: BTreeSet::new(),
+            doors: Doors::default(),
             releases: BTreeMap::new(),
             instances: BTreeMap::new(),
             past: VecDeque::new(),

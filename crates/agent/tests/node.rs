@@ -3,12 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "node/doors.rs"]
+mod doors;
 #[path = "node/edge.rs"]
 mod edge;
 #[path = "node/failures.rs"]
 mod failures;
 #[path = "node/ground.rs"]
 mod ground;
+#[path = "node/identity.rs"]
+mod identity;
 #[path = "node/lives.rs"]
 mod lives;
 #[path = "node/pool.rs"]

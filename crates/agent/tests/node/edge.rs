@@ -12,11 +12,13 @@ use minato_model::{
     ids::{InstanceId, ReleaseKey, ServiceKey},
     route::{Endpoint, Table},
     routing::{Load, Refusal, Routing, Traffic},
+    tls::{Secured, Source},
 };
 
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) table: Arc<Table>,
+    pub(crate) secured: Vec<Arc<Secured>>,
     pub(crate) admitted: BTreeMap<InstanceId, Endpoint>,
     pub(crate) introduced: BTreeMap<InstanceId, Ipv4Addr>,
     pub(crate) refused: BTreeMap<ReleaseKey, Refusal>,
@@ -40,6 +42,11 @@ impl Routing for Edge {
     fn publish(&self, table: Arc<Table>) -> BoxFuture<'_, ()> {
         self.seen().table = table;
         Box::pin(async {})
+    }
+
+    fn secure(&self, source: Source, secured: Arc<Secured>) {
+        assert_eq!(source, Source::Files);
+        self.seen().secured.push(secured);
     }
 
     fn admit(&self, endpoint: Endpoint) {

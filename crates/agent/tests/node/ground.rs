@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use minato_agent::{Agent, Config, Deps, events::FileJournal};
+use minato_identity::{Authority, Lifetimes};
 use minato_image::pack::{Blob, PackRequest, Packed, pack};
 use minato_model::{
     digest::Digest,
@@ -48,6 +49,9 @@ pub(crate) struct Ground {
     _folder: tempfile::TempDir,
     pub(crate) state: Arc<sqlite::Engine>,
     pub(crate) library: Arc<Library>,
+    pub(crate) authority: Arc<Authority>,
+    /// How far the node's clock is ahead of the machine's, in milliseconds.
+    pub(crate) ahead: Arc<AtomicI64>,
     pub(crate) edge: Arc<Edge>,
     pub(crate) journal: Arc<FileJournal>,
     pub(crate) image: Digest,
@@ -103,7 +107,12 @@ impl Ground {
             data: data.clone(),
             baseline_after: minato_agent::BASELINE_AFTER,
         };
+        let ahead = Arc::default();
+        let lifetimes = Lifetimes::default();
+        let authority = Authority::open(&data.join("identity"), &config.node, lifetimes, clock_of(&ahead));
         Self {
+            authority: authority.unwrap(),
+            ahead,
             state: sqlite::Engine::open(&data.join("state.db"), sqlite::Config::default()).unwrap(),
             library: Library::open(&data.join("registry"), Limits::default()).unwrap(),
             edge: Arc::default(),
@@ -132,8 +141,9 @@ impl Ground {
             state: Arc::clone(&self.state) as Arc<dyn State>,
             library: Arc::clone(&self.library),
             routing: Arc::clone(&self.edge) as _,
+            authority: Arc::clone(&self.authority),
             journal: Arc::clone(&self.journal) as _,
-            clock: Arc::new(clock),
+            clock: clock_of(&self.ahead),
         };
         Agent::start(self.config.clone(), deps).await.unwrap()
     }
@@ -306,6 +316,11 @@ fn store_bytes(data: &Path, digest: &Digest, content: &mut dyn io::Read) {
     let folder = data.join("registry/blobs").join(digest.algorithm().name()).join(&digest.hex()[..2]);
     fs::create_dir_all(&folder).unwrap();
     io::copy(content, &mut fs::File::create(folder.join(digest.hex())).unwrap()).unwrap();
+}
+
+fn clock_of(ahead: &Arc<AtomicI64>) -> minato_agent::Clock {
+    let ahead = Arc::clone(ahead);
+    Arc::new(move || Moment(clock().0 + ahead.load(Ordering::Relaxed)))
 }
 
 fn clock() -> Moment {

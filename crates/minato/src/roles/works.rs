@@ -93,6 +93,7 @@ impl Works {
                 state: state.clone(),
                 library: library.clone(),
                 routing,
+                authority: ground.authority.clone(),
                 journal: journal.clone(),
                 clock: Arc::new(now),
             },
