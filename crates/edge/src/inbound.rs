@@ -32,7 +32,7 @@ use crate::{
     relay::watched::Bodies,
     shared::Counted,
     tls::session::Session,
-    upstream::connection::drained,
+    upstream::wire::drained,
 };
 
 /// Where a connection came in.

@@ -75,8 +75,8 @@ pub(crate) async fn serve(
         line.set_instance(lease.target().endpoint.instance.as_str());
     }
     keep_alive(&stream);
-    keep_alive(&connection.stream);
-    let mut instance = Io { stream: Rc::clone(&connection.stream), first: connection.buffer };
+    keep_alive(&connection.wire.stream);
+    let mut instance = Io { wire: connection.wire, first: connection.buffer };
     let counts = &lease.release().tcp;
     counts.connections.fetch_add(1, Relaxed);
     let copied = tokio::select! {

@@ -50,7 +50,7 @@ impl Tunnel {
         let talk = Talk { local, lease, line, websocket };
         match instance {
             Source::Connection { connection, .. } => {
-                talk.between(client, Io { stream: connection.stream, first: connection.buffer }).await;
+                talk.between(client, Io { wire: connection.wire, first: connection.buffer }).await;
             }
             Source::Stream { on_upgrade: Some(instance), share, .. } => {
                 if let Ok(instance) = instance.await {
@@ -214,6 +214,7 @@ async fn upwards(
             let bytes = buffer.get(..length).unwrap_or_default();
             let Next::Pass(length) = ending.next(bytes) else { break };
             to.write_all(bytes.get(..length).unwrap_or_default()).await?;
+            to.flush().await?;
             moved.note(&moved.up, length);
         }
         if !ending.closes() {
@@ -221,6 +222,7 @@ async fn upwards(
         }
         // The mask needn't be secret: no page chose what it hides.
         to.write_all(&frames::close_to_instance([0x5a; 4])).await?;
+        to.flush().await?;
         // The client's own close is its last word.
         let mut said = ending.frames.take().unwrap_or_default();
         while !said.is_closed() {

@@ -9,4 +9,6 @@ pub(crate) mod head;
 pub(crate) mod http2;
 pub(crate) mod io;
 pub(crate) mod pool;
+pub(crate) mod session;
 pub(crate) mod upload;
+pub(crate) mod wire;

@@ -6,7 +6,6 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     pin::Pin,
-    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,28 +13,25 @@ use std::{
 use bytes::BytesMut;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::Interest,
     net::TcpStream,
     time::{Instant, Sleep},
 };
 
-use super::door;
+use super::{
+    door,
+    wire::{ReadSize, Wire},
+};
 use crate::{clock::Micros, target::Target};
-
-/// Reads begin with this much room and grow while they fill it: small answers stay small, large
-/// ones need few system calls.
-const READ_MIN: usize = 8 * 1024;
-const READ_MAX: usize = 64 * 1024;
 
 /// A connection, used by one request at a time.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) stream: Rc<TcpStream>,
+    pub(crate) wire: Wire,
     pub(crate) buffer: BytesMut,
     /// Whether it has carried a request before.
     pub(crate) reused: bool,
     pub(crate) idle_since: Micros,
-    read_size: usize,
+    read_size: ReadSize,
     /// Set to a moment that isn't later than the one that is waited for. It stays set from request to
     /// request: to be woken in vain now and then costs less than to set it for each.
     alarm: Option<Pin<Box<Sleep>>>,
@@ -58,51 +54,22 @@ impl Connection {
                 return Err(error);
             }
         }
-        Ok(Self {
-            stream: Rc::new(stream),
-            buffer: BytesMut::new(),
-            reused: false,
-            idle_since: 0,
-            read_size: READ_MIN,
-            alarm: None,
-        })
+        Ok(Self::over(Wire::plain(stream)))
     }
 
-    /// Whether the other side has neither closed it nor said anything unasked, as far as was noticed
-    /// by now; `surely` asks the kernel.
+    pub(crate) fn over(wire: Wire) -> Self {
+        let read_size = ReadSize::default();
+        Self { wire, buffer: BytesMut::new(), reused: false, idle_since: 0, read_size, alarm: None }
+    }
+
+    /// Whether it may be used, as far as was noticed by now; `surely` asks the kernel.
     pub(crate) fn is_alive(&self, surely: bool) -> bool {
-        let mut byte = [0_u8];
-        if !surely {
-            return self
-                .stream
-                .try_read(&mut byte)
-                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        }
-        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
-        matches!(rustix::net::recv(&*self.stream, &mut byte, flags), Err(rustix::io::Errno::WOULDBLOCK))
+        self.wire.is_silent(surely)
     }
 
     /// Reads what has arrived; `false`: the other side is through.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            self.buffer.reserve(self.read_size);
-            let room = self.buffer.capacity() - self.buffer.len();
-            match self.stream.try_read_buf(&mut self.buffer) {
-                Ok(0) => return Poll::Ready(Ok(false)),
-                Ok(length) => {
-                    if length < room {
-                        drained(&self.stream);
-                    }
-                    if length >= self.read_size {
-                        self.read_size = (self.read_size * 2).min(READ_MAX);
-                    }
-                    return Poll::Ready(Ok(true));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        self.wire.poll_fill(cx, &mut self.buffer, &mut self.read_size)
     }
 
     /// Resolves at the deadline.
@@ -122,14 +89,15 @@ impl Connection {
     /// The answer's body has so many bytes: room is made for those that are to come.
     pub(crate) fn expect(&mut self, bytes: u64) {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(self.buffer.len());
-        self.read_size = bytes.clamp(READ_MIN, READ_MAX);
+        self.read_size.expect(bytes);
     }
 
     /// Forgets how large the last answer was.
     pub(crate) fn rest(&mut self) {
-        self.read_size = READ_MIN;
+        self.read_size = ReadSize::default();
         self.reused = true;
-        if self.buffer.capacity() > READ_MIN {
+        self.wire.rest();
+        if self.buffer.capacity() > ReadSize::MIN {
             self.buffer = BytesMut::new();
         }
     }
@@ -157,31 +125,4 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
-}
-
-/// Writes what the kernel takes now, whether or not it has told that it would; how much that was.
-pub(crate) fn write_first(stream: &TcpStream, bytes: &[u8]) -> usize {
-    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
-    // Whatever is wrong is found again, and told, by writing the rest.
-    rustix::net::send(stream, bytes, flags).unwrap_or(0)
-}
-
-/// A read didn't fill its buffer, so the next one would find nothing: waits for news from the
-/// kernel instead of asking it. (Its readiness is edge-triggered, and an end that was seen stays.)
-pub(crate) fn drained(stream: &TcpStream) {
-    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-    drop(stream.try_io(Interest::READABLE, nothing));
-}
-
-/// Writes all of it.
-pub(crate) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match stream.try_write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

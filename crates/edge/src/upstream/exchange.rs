@@ -7,7 +7,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::Instant;
 
 use super::{
-    connection::{Connection, write_all, write_first},
+    connection::Connection,
     framing::Framing,
     head::{self, Head},
     http2::Share,
@@ -109,12 +109,12 @@ enum Event {
 /// Sends a request and waits for the head of its answer.
 pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) -> Result<Begun, Failure> {
     let reused = connection.reused;
-    let stream = Rc::clone(&connection.stream);
+    let wire = connection.wire.clone();
     // Mostly the kernel takes it at once. The instance may take long to read, or may have answered and gone
     // before it has read all.
-    let first = write_first(&stream, message.head);
-    if let Some(rest) = message.head.get(first..).filter(|rest| !rest.is_empty()) {
-        match tokio::time::timeout_at(message.deadline, write_all(&stream, rest)).await {
+    let first = wire.write_first(message.head);
+    if let Some(rest) = message.head.get(first..).filter(|rest| !rest.is_empty() || wire.is_due()) {
+        match tokio::time::timeout_at(message.deadline, wire.write_all(rest)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Failure::Broke { reused, sent: first > 0 }),
             Err(_) => return Err(Failure::Late),
@@ -125,7 +125,7 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
     let mut budget = Duration::ZERO;
     let mut sending: Option<Sending> = message.body.map(|(upload, length)| {
         budget = deadline.saturating_duration_since(Instant::now());
-        Box::pin(Rc::clone(upload).send(Rc::clone(&stream), length)) as Sending
+        Box::pin(Rc::clone(upload).send(wire.clone(), length)) as Sending
     });
     loop {
         if let Some(head) = next_head(&mut connection, message, &mut interim)? {

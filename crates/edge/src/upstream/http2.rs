@@ -24,7 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::net::TcpStream;
 
 use self::outgoing::Outgoing;
-use super::{connection::Connection, io::Io};
+use super::{connection::Connection, io::Io, wire::Wire};
 use crate::{
     clock::{Clock, Micros, micros},
     config::Limits,
@@ -68,6 +68,8 @@ pub(crate) struct Link {
     sender: SendRequest<Outgoing>,
     driver: Weak<RefCell<Pin<Box<Driver>>>>,
     stream: Weak<TcpStream>,
+    /// Whether it is over TLS.
+    secured: bool,
     clock: Clock,
     /// Requests that it carries.
     carries: Cell<usize>,
@@ -100,8 +102,14 @@ impl Links {
 
     /// A part of a new one.
     pub(crate) async fn open(&self, target: &Target, within: Duration) -> io::Result<Share> {
-        let stream = Connection::open(target, within).await?.stream;
-        let io = Io { stream: Rc::clone(&stream), first: BytesMut::new() };
+        let wire = Connection::open(target, within).await?.wire;
+        self.begin(target, wire).await
+    }
+
+    /// The same over a wire that is there.
+    pub(crate) async fn begin(&self, target: &Target, wire: Wire) -> io::Result<Share> {
+        let (stream, secured) = (Rc::clone(&wire.stream), wire.is_secured());
+        let io = Io { wire, first: BytesMut::new() };
         let handshake = http2::Builder::new(Here)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -117,6 +125,7 @@ impl Links {
             sender,
             driver: Rc::downgrade(&driver),
             stream: Rc::downgrade(&stream),
+            secured,
             clock: self.clock,
             carries: Cell::new(0),
             reused: Cell::new(false),
@@ -212,6 +221,11 @@ impl Share {
     /// Whether others have been carried before: the instance may have closed it since.
     pub(crate) fn is_reused(&self) -> bool {
         self.0.reused.get()
+    }
+
+    /// How its requests are said to come (RFC 9113, 8.3.1).
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.0.secured { "https" } else { "http" }
     }
 
     /// Resolves with whether the instance takes an extended CONNECT, when it has told.

@@ -3,41 +3,20 @@
 use std::{
     io,
     pin::Pin,
-    rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::BytesMut;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::drained;
+use super::wire::Wire;
 
-/// The bytes; whoever keeps the stream too can cut it.
+/// The bytes; whoever keeps the wire's socket too can cut it.
 #[derive(Debug)]
 pub(crate) struct Io {
-    pub(crate) stream: Rc<TcpStream>,
+    pub(crate) wire: Wire,
     /// What was read already.
     pub(crate) first: BytesMut,
-}
-
-impl Io {
-    fn poll_send(
-        &self,
-        cx: &mut Context<'_>,
-        send: impl Fn(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            match send(&self.stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream.poll_write_ready(cx))?;
-                }
-                written => return Poll::Ready(written),
-            }
-        }
-    }
 }
 
 impl AsyncRead for Io {
@@ -51,26 +30,13 @@ impl AsyncRead for Io {
             buffer.put_slice(&self.first.split_to(length));
             return Poll::Ready(Ok(()));
         }
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            let room = buffer.remaining();
-            match self.stream.try_read_buf(buffer) {
-                Ok(length) => {
-                    if length > 0 && length < room {
-                        drained(&self.stream);
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        self.wire.poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, |stream| stream.try_write(bytes))
+        self.wire.poll_write(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -78,20 +44,19 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, |stream| stream.try_write_vectored(parts))
+        self.wire.poll_write(cx, parts)
     }
 
+    /// Over TLS each part would be a record of its own.
     fn is_write_vectored(&self) -> bool {
-        true
+        !self.wire.is_secured()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // An error says that it is closed already.
-        drop(socket2::SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write));
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_shutdown(cx)
     }
 }

@@ -66,7 +66,7 @@ impl Pool {
         if all.len() == all.capacity() {
             all.retain(|stream| stream.strong_count() > 0);
         }
-        all.push(Rc::downgrade(&connection.stream));
+        all.push(Rc::downgrade(&connection.wire.stream));
     }
 
     /// How many are open, used or not.

@@ -13,12 +13,9 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 
-use super::connection::write_all;
+use super::wire::Wire;
 use crate::{headers::Length, waits::Wait};
 
 /// A request's body.
@@ -150,7 +147,7 @@ impl Upload {
     }
 
     /// Passes all of it on.
-    pub(crate) async fn send(self: Rc<Self>, stream: Rc<TcpStream>, length: Length) -> Result<(), Broken> {
+    pub(crate) async fn send(self: Rc<Self>, wire: Wire, length: Length) -> Result<(), Broken> {
         let mut left = self.bytes_max;
         while let Some(data) = self.next().await? {
             let size = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -159,21 +156,21 @@ impl Upload {
                 continue;
             }
             if length == Length::Chunked {
-                self.write(&stream, format!("{size:x}\r\n").as_bytes()).await?;
+                self.write(&wire, format!("{size:x}\r\n").as_bytes()).await?;
             }
-            self.write(&stream, &data).await?;
+            self.write(&wire, &data).await?;
             if length == Length::Chunked {
-                self.write(&stream, b"\r\n").await?;
+                self.write(&wire, b"\r\n").await?;
             }
         }
         if length == Length::Chunked {
-            self.write(&stream, b"0\r\n\r\n").await?;
+            self.write(&wire, b"0\r\n\r\n").await?;
         }
         Ok(())
     }
 
-    async fn write(&self, stream: &TcpStream, bytes: &[u8]) -> Result<(), Broken> {
-        write_all(stream, bytes).await.map_err(|_| Broken::Instance)?;
+    async fn write(&self, wire: &Wire, bytes: &[u8]) -> Result<(), Broken> {
+        wire.write_all(bytes).await.map_err(|_| Broken::Instance)?;
         self.progress.set(Instant::now());
         Ok(())
     }

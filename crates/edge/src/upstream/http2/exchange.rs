@@ -34,11 +34,11 @@ impl Message<'_> {
         upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
     }
 
-    fn request(&self) -> Result<Request<Outgoing>, http::Error> {
+    fn request(&self, scheme: &str) -> Result<Request<Outgoing>, http::Error> {
         let Self { asked: Asked { parts, head, added }, body, .. } = *self;
         let connects = self.connects();
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let uri = Uri::builder().scheme("http").authority(head.authority.as_str()).path_and_query(path);
+        let uri = Uri::builder().scheme(scheme).authority(head.authority.as_str()).path_and_query(path);
         let mut request = Request::new(Outgoing::new(body));
         *request.method_mut() = if connects { Method::CONNECT } else { parts.method.clone() };
         *request.uri_mut() = uri.build()?;
@@ -68,7 +68,7 @@ pub(crate) async fn exchange(share: Share, message: &Message<'_>) -> Result<Begu
         return Err(Failure::NoUpgrade);
     }
     // What was a head before is one still.
-    let request = message.request().map_err(|_| Failure::NoAnswer)?;
+    let request = message.request(share.scheme()).map_err(|_| Failure::NoAnswer)?;
     let mut sending = Box::pin(share.0.sender.clone().try_send_request(request));
     let budget = message.deadline.saturating_duration_since(Instant::now());
     let mut deadline = message.deadline;
