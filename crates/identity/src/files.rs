@@ -12,7 +12,7 @@ use std::{fmt::Write as _, time::Duration};
 use aws_lc_rs::digest::{SHA256, digest};
 use minato_model::{
     time::Moment,
-    tls::{Files, Leaf, Presented},
+    tls::{Certificate, Files, Leaf, Presented, PrivateKey},
 };
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
@@ -109,6 +109,18 @@ pub fn read(files: &Files) -> Result<Material, Refused> {
 }
 
 impl Material {
+    /// The certificate as an edge takes it, for hosts that are yet to be named.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Certificate> {
+        let (key, leaf) = (self.key.as_ref()?, self.presented.certificate.as_ref()?);
+        Some(Certificate {
+            hosts: Vec::new(),
+            chain: self.chain.iter().map(|certificate| certificate.to_vec()).collect(),
+            key: PrivateKey::new(key.secret_der().to_vec()),
+            not_after: leaf.not_after,
+        })
+    }
+
     /// Whether the certificate is for all these hosts.
     ///
     /// # Errors

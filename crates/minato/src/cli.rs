@@ -6,6 +6,7 @@ mod delete;
 mod events;
 mod init;
 mod logs;
+mod manifests;
 mod plan;
 mod ps;
 mod release;

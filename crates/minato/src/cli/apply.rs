@@ -11,7 +11,7 @@ use minato_model::{
 };
 use serde::Deserialize;
 
-use super::{plan, words};
+use super::{manifests, plan};
 use crate::{client::Client, failure::Failure, show};
 
 /// How often `--wait` asks.
@@ -70,9 +70,9 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
     if arguments.supersede {
         return Err(Failure::NotSupported("minato apply --supersede".to_owned()));
     }
-    let files = words::manifests(&arguments.files)?;
+    let files = manifests::read(&arguments.files)?;
     let client = Client::find()?;
-    let mut body = words::body(&files);
+    let mut body = files.body();
     if let Some(fields) = body.as_object_mut() {
         fields.insert("prune".to_owned(), arguments.prune.into());
         fields.insert("retry".to_owned(), arguments.retry.into());
@@ -83,7 +83,7 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure>
     let answer: serde_json::Value = client
         .call(Method::POST, "/api/v1/apply", Some(body))
         .await
-        .map_err(|failure| failure.about(files))?;
+        .map_err(|failure| failure.about(files.texts))?;
     let applied = Answer::deserialize(&answer).map_err(|error| Failure::Failed(error.into()))?;
     if !json {
         applied.plans.iter().for_each(plan::print);

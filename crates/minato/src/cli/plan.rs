@@ -7,7 +7,7 @@ use http::Method;
 use minato_model::plan::{Action, Change, Plan};
 use serde::Deserialize;
 
-use super::words;
+use super::manifests;
 use crate::{
     client::Client,
     failure::Failure,
@@ -30,11 +30,11 @@ struct Answer {
 }
 
 pub(super) async fn run(arguments: Arguments, json: bool) -> Result<(), Failure> {
-    let files = words::manifests(&arguments.files)?;
+    let files = manifests::read(&arguments.files)?;
     let client = Client::find()?;
     let answer: Result<serde_json::Value, _> =
-        client.call(Method::POST, "/api/v1/plans", Some(words::body(&files))).await;
-    let answer = answer.map_err(|failure| failure.about(files))?;
+        client.call(Method::POST, "/api/v1/plans", Some(files.body())).await;
+    let answer = answer.map_err(|failure| failure.about(files.texts))?;
     let plans = Answer::deserialize(&answer).map_err(|error| Failure::Failed(error.into()))?.plans;
     if json {
         super::json_line(&answer);
