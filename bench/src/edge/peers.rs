@@ -21,8 +21,9 @@ use crate::{
 /// How a peer is set up beside.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Setup<'a> {
-    /// It does what Minato does beside: an access log, ids, trace context, forwarded headers, further tries, a
-    /// bound on connections and rates. nginx only.
+    /// It does what Minato does beside: an access log of JSON, ids, trace context, forwarded headers, weights over
+    /// releases, the less loaded of two, failures known to all workers, further tries, a bound on connections and
+    /// rates. nginx only.
     pub(super) full: bool,
     /// Its address speaks TLS with this certificate and key, in one file.
     pub(super) certificate: Option<&'a Path>,
@@ -62,11 +63,16 @@ impl Peer {
         let (log, more) = if setup.full {
             (
                 format!(
-                    "log_format all '$remote_addr $time_iso8601 \"$request\" $status $bytes_sent $request_time \
-                     $upstream_addr $upstream_response_time $request_id';\n\
+                    "log_format all escape=json '{{\"time\":\"$time_iso8601\",\"client\":\"$remote_addr\",\
+                     \"method\":\"$request_method\",\"host\":\"$host\",\"path\":\"$uri\",\"status\":$status,\
+                     \"bytes\":$body_bytes_sent,\"duration\":$request_time,\"instance\":\"$upstream_addr\",\
+                     \"first\":\"$upstream_header_time\",\"id\":\"$request_id\",\"trace\":\"$http_traceparent\"}}';\n\
                      access_log {at}/access.log all buffer=64k flush=1s;\n\
+                     split_clients $request_id $release {{ 5% canary; * instances; }}\n\
                      limit_req_zone $binary_remote_addr zone=rate:10m rate=1000000r/s;\n\
-                     limit_conn_zone $server_name zone=connections:1m;"
+                     limit_conn_zone $server_name zone=connections:1m;\n\
+                     upstream canary {{\nzone canary 256k;\nrandom two least_conn;\n{servers}keepalive 256;\n\
+                     keepalive_requests 1000000000;\n}}"
                 ),
                 "proxy_set_header X-Request-Id $request_id;\nproxy_set_header traceparent 00-$request_id-0000000000000001-01;\n\
                  proxy_set_header X-Forwarded-Proto $scheme;\nproxy_set_header X-Forwarded-Host $host;\n\
@@ -81,15 +87,17 @@ impl Peer {
              error_log {at}/error.log;\nevents {{ worker_connections 16384; }}\nhttp {{\n{log}\n\
              client_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\nfastcgi_temp_path {at}/f;\n\
              uwsgi_temp_path {at}/u;\nscgi_temp_path {at}/s;\nkeepalive_requests 1000000000;\n\
-             upstream instances {{\nleast_conn;\n{servers}keepalive 256;\nkeepalive_requests 1000000000;\n}}\n\
+             upstream instances {{\n{balance}\n{servers}keepalive 256;\nkeepalive_requests 1000000000;\n}}\n\
              server {{\n{listen}\nserver_name s0.localhost;\n\
              client_body_buffer_size 64k;\nlocation / {{\n{upstream}\nproxy_http_version 1.1;\n\
              proxy_set_header Connection \"\";\nproxy_set_header Host $host;\n\
              proxy_set_header X-Forwarded-For $remote_addr;\nproxy_buffers 8 64k;\nproxy_buffer_size 64k;\n\
              proxy_busy_buffers_size 128k;\nproxy_max_temp_file_size 0;\n{more}\n}}\n}}\n}}\n",
             threads = machine::cores(),
+            // Only shared memory lets workers know of one another's failures and load.
+            balance = if setup.full { "zone instances 256k;\nrandom two least_conn;" } else { "least_conn;" },
             listen = nginx_listens(address, setup.certificate),
-            upstream = nginx_passes(setup.mutual),
+            upstream = nginx_passes(setup),
         );
         std::fs::write(&config, text)?;
         // Its temporary folders are made by it, below a folder that is there.
@@ -174,8 +182,8 @@ fn nginx_listens(address: SocketAddr, certificate: Option<&Path>) -> String {
     }
 }
 
-fn nginx_passes(mutual: Option<Mutual<'_>>) -> String {
-    match mutual {
+fn nginx_passes(setup: Setup<'_>) -> String {
+    match setup.mutual {
         Some(Mutual { own, roots, name }) => format!(
             "proxy_pass https://instances;\nproxy_ssl_certificate {own};\nproxy_ssl_certificate_key {own};\n\
              proxy_ssl_trusted_certificate {};\nproxy_ssl_verify on;\nproxy_ssl_verify_depth 3;\n\
@@ -183,6 +191,7 @@ fn nginx_passes(mutual: Option<Mutual<'_>>) -> String {
             roots.display(),
             own = own.display(),
         ),
+        None if setup.full => "proxy_pass http://$release;".to_owned(),
         None => "proxy_pass http://instances;".to_owned(),
     }
 }
