@@ -1,7 +1,7 @@
 //! Minato measured beside its peers, one command a claim:
 //!
 //! ```text
-//! cargo run --release -p minato-bench -- cold-start | herd | churn | recycle | kills | edge | edge-tls | footprint | build-time
+//! cargo run --release -p minato-bench -- cold-start | herd | churn | recycle | rotation | kills | edge | edge-tls | footprint | build-time
 //! ```
 //!
 //! What a benchmark makes (processes, networks, control groups, folders) is gone after it, also when it
@@ -28,6 +28,7 @@ mod patience;
 mod processes;
 mod promises;
 mod recycle;
+mod rotation;
 mod runc;
 mod wire;
 
@@ -59,6 +60,8 @@ enum Benchmark {
     Churn(churn::Arguments),
     /// Instances renewed all the time under constant load
     Recycle(recycle::Arguments),
+    /// Roots, intermediates and every instance renewed under constant load (P13)
+    Rotation(rotation::Arguments),
     /// `kill -9` of an instance and of the server, and a new server taking over, under load
     Kills(kills::Arguments),
     /// Requests through the edge, beside nginx and HAProxy
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Benchmark::Herd(arguments) => herd::run(&arguments.of(quick), &patience),
         Benchmark::Churn(arguments) => churn::run(&arguments.of(quick), &patience),
         Benchmark::Recycle(arguments) => recycle::run(&arguments.of(quick), &patience),
+        Benchmark::Rotation(arguments) => rotation::run(&arguments.of(quick), &patience),
         Benchmark::Kills(arguments) => kills::run(&arguments.of(quick), &patience),
         Benchmark::Edge(arguments) => edge::run(&arguments.of(quick), &patience),
         Benchmark::EdgeTls(arguments) => edge::tls::run_all(&arguments.of(quick), &patience),
