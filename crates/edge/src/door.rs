@@ -39,7 +39,8 @@ pub(crate) fn pass<'a>(
     parts: &Parts,
 ) -> Result<Known<'a>, Answer> {
     let scheme = if inbound.tls.is_some() { "https" } else { "http" };
-    let mut known = Known { scheme, certificate: None, caller: None };
+    let caller = inbound.tls.as_ref().and_then(|session| session.caller.as_ref()?.as_deref().ok());
+    let mut known = Known { scheme, certificate: None, caller };
     let door = &service.route.tls;
     if !inbound.entry.is_public() {
         return Ok(known);

@@ -77,11 +77,12 @@ impl Handle {
     fn places(&self, route: &Route) -> impl Iterator<Item = (Name, SocketAddr, Entry)> {
         let tcp = route.protocol == Protocol::Tcp;
         let (offset, port) = (route.virtual_offset, route.port);
+        let cluster = self.shared.tls.is_cluster();
         let inner = self.shared.plan.into_iter().flat_map(move |plan| {
-            let ports = [Some(80).filter(|_| !tcp), Some(port)];
-            ports.into_iter().flatten().map(move |port| {
+            let shared = [(80, false), (443, true)].into_iter().filter(move |_| !tcp);
+            shared.filter(move |(_, tls)| !tls || cluster).chain([(port, false)]).map(move |(port, tls)| {
                 let address = SocketAddrV4::new(plan.at(offset), port);
-                (Name::Virtual(address), address.into(), Entry::Virtual { offset, tls: false })
+                (Name::Virtual(address), address.into(), Entry::Virtual { offset, tls })
             })
         });
         let outer = self.shared.public.zip(route.listen).filter(|_| tcp).map(move |(ip, port)| {
@@ -117,6 +118,7 @@ impl Routing for Handle {
         }
         self.listen(&snapshot);
         shared.snapshot.store(Arc::clone(&snapshot));
+        shared.tls.keep(&snapshot);
         let mut changed = Vec::new();
         shared.prune(|release| {
             let service = snapshot.service(&release.key.service);

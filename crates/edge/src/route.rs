@@ -27,6 +27,9 @@ pub(crate) fn find(
         Entry::Public { .. } => public(snapshot, head, &path)?,
         Entry::Virtual { offset, .. } => {
             let service = snapshot.at(offset).ok_or_else(no_route)?;
+            if let Some(Err(why)) = inbound.tls.as_ref().and_then(|session| session.caller.as_ref()) {
+                return Err(Answer::new(Code::Denied, why.as_str()));
+            }
             may_call(snapshot, inbound.caller.as_ref(), service)?;
             Some(service)
         }

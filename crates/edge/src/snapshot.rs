@@ -70,6 +70,11 @@ impl Snapshot {
         self.hosts.get(host)?.find(path)
     }
 
+    /// Whether any service has this public host, in lower case.
+    pub(crate) fn has_host(&self, host: &str) -> bool {
+        self.hosts.contains_key(host)
+    }
+
     /// The service of a virtual address.
     pub(crate) fn at(&self, offset: u16) -> Option<&Arc<Service>> {
         self.by_offset.get(&offset)

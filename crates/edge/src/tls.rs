@@ -9,17 +9,23 @@
 //! Nothing of a handshake is kept for it: sessions are resumed from tickets alone, by keys that all threads
 //! share and that are replaced every few hours.
 
+mod cluster;
 mod given;
 pub(crate) mod session;
 pub(crate) mod stream;
 
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
-use minato_model::tls::{Challenges, Secured, Source};
+use minato_identity::Authority;
+use minato_model::{
+    ids::ServiceKey,
+    tls::{Challenges, Secured, Source},
+};
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -29,7 +35,11 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use self::given::{Given, Roots};
+use self::{
+    cluster::{Cluster, For},
+    given::{Given, Roots},
+};
+use crate::snapshot::Snapshot;
 
 /// What an authority offers alone when it proves a host (RFC 8737).
 const ACME: &[u8] = b"acme-tls/1";
@@ -42,6 +52,7 @@ pub(crate) struct Tls {
     sources: Mutex<BTreeMap<Source, Arc<Secured>>>,
     given: ArcSwap<Given>,
     challenges: ArcSwap<Challenged>,
+    cluster: Option<Cluster>,
 }
 
 /// What is the same whatever is shown.
@@ -63,6 +74,13 @@ pub(crate) struct Shown {
     pub(crate) config: Arc<ServerConfig>,
     /// Where its certificate has to come from, if it shows one.
     pub(crate) roots: Option<Arc<Roots>>,
+}
+
+impl Shown {
+    /// Whether these are its roots.
+    fn has(&self, roots: Option<&Arc<Roots>>) -> bool {
+        self.roots.as_ref().map(Arc::as_ptr) == roots.map(Arc::as_ptr)
+    }
 }
 
 impl Terms {
@@ -105,13 +123,14 @@ impl Terms {
 }
 
 impl Tls {
-    pub(crate) fn new() -> Result<Self, rustls::Error> {
+    pub(crate) fn new(authority: Option<Arc<Authority>>) -> Result<Self, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         Ok(Self {
             terms: Terms { provider, tickets: aws_lc_rs::Ticketer::new()? },
             sources: Mutex::default(),
             given: ArcSwap::default(),
             challenges: ArcSwap::default(),
+            cluster: authority.map(Cluster::new),
         })
     }
 
@@ -148,9 +167,36 @@ impl Tls {
         self.challenges.load().alpn.get(host).cloned()
     }
 
-    /// What was given for a host.
-    pub(crate) fn given(&self, host: &str) -> Option<Shown> {
-        self.given.load().shown(host)
+    /// What clients of a host of the table are shown.
+    pub(crate) fn host(&self, snapshot: &Snapshot, host: &str) -> Option<Shown> {
+        let given = self.given.load();
+        if let Some(shown) = given.shown(host) {
+            return Some(shown);
+        }
+        let cluster = self.cluster.as_ref().filter(|_| snapshot.has_host(host))?;
+        cluster.shown(&self.terms, For::Host(host.to_owned()), given.roots(host).cloned())
+    }
+
+    /// What clients are shown that name no host.
+    pub(crate) fn address(&self, address: IpAddr) -> Option<Shown> {
+        self.cluster.as_ref()?.shown(&self.terms, For::Address(address.to_canonical()), None)
+    }
+
+    /// What instances are shown at a service's virtual address.
+    pub(crate) fn service(&self, service: &ServiceKey, address: Ipv4Addr) -> Option<Shown> {
+        self.cluster.as_ref()?.shown(&self.terms, For::Service(service.clone(), address), None)
+    }
+
+    /// Whether virtual addresses have TLS.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    /// Forgets what was made for what isn't in the table.
+    pub(crate) fn keep(&self, snapshot: &Snapshot) {
+        if let Some(cluster) = &self.cluster {
+            cluster.keep(|host| snapshot.has_host(host), |service| snapshot.service(service).is_some());
+        }
     }
 
     /// Where the certificates of a host's clients have to come from.

@@ -180,6 +180,12 @@ impl Authority {
         self.lifetimes
     }
 
+    /// What time it is, as certificates are issued by it.
+    #[must_use]
+    pub fn time(&self) -> Moment {
+        self.now(&self.held.load())
+    }
+
     /// The roots of now.
     #[must_use]
     pub fn bundle(&self) -> Arc<Bundle> {

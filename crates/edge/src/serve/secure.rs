@@ -55,7 +55,7 @@ pub(super) async fn agree(
     peer: IpAddr,
 ) -> Option<(Secure, Session)> {
     let watched = local.vigil.watch(phase);
-    let mut handshake = pin!(handshake(local, stream, phase, entry));
+    let mut handshake = pin!(handshake(local, stream, phase, entry, peer));
     let agreed = poll_fn(|cx| match watched.poll_word(cx) {
         Some(super::Word::Overdue(_)) => Poll::Ready(None),
         // Whoever was taken is answered.
@@ -81,6 +81,7 @@ async fn handshake(
     stream: &Arc<TcpStream>,
     phase: &Arc<Phase>,
     entry: Entry,
+    peer: IpAddr,
 ) -> Result<(Secure, Session), Failed> {
     let mut first = BytesMut::with_capacity(FIRST_READ);
     poll_fn(|cx| poll_take(stream, phase, cx, &mut first)).await?;
@@ -94,28 +95,34 @@ async fn handshake(
     }
     let below = Stream { first: first.freeze(), stream: Arc::clone(stream), phase: Arc::clone(phase) };
     let begun = LazyConfigAcceptor::new(Acceptor::default(), Ahead::new(below)).await?;
-    let shown = choose(local, stream, entry, &begun).ok_or_else(|| Failed::Say(alert()))?;
+    let shown = choose(local, stream, entry, &begun).ok_or_else(|| Failed::Say(unknown_name()))?;
     let stream = begun.into_stream(Arc::clone(&shown.config)).await?;
-    let session = Session::new(stream.get_ref().1, shown);
+    let session = Session::new(&local.shared, entry, peer, stream.get_ref().1, shown);
     Ok((Secure::new(stream), session))
 }
 
 /// What the client is shown; `None`: nothing that is here is meant.
 fn choose(local: &Local, stream: &TcpStream, entry: Entry, begun: &StartHandshake<Ahead>) -> Option<Shown> {
     let (shared, hello) = (&local.shared, begun.client_hello());
-    match entry {
-        Entry::Public { .. } => {
-            if let Some(config) = shared.tls.challenged(&hello) {
-                return Some(Shown { config, roots: None });
-            }
-            shared.tls.given(hello.server_name()?)
-        }
-        Entry::Virtual { .. } | Entry::Outer { .. } => None,
+    let snapshot = shared.snapshot.load();
+    let here = || stream.local_addr().map(|address| address.ip().to_canonical()).ok();
+    match (entry, hello.server_name()) {
+        (Entry::Public { .. }, Some(host)) => match shared.tls.challenged(&hello) {
+            Some(config) => Some(Shown { config, roots: None }),
+            None => shared.tls.host(&snapshot, host),
+        },
+        (Entry::Public { .. }, None) => shared.tls.address(here()?),
+        // Whoever is there is its service, by whatever name it was found.
+        (Entry::Virtual { offset, .. }, _) => match here()? {
+            IpAddr::V4(address) => shared.tls.service(&snapshot.at(offset)?.key, address),
+            IpAddr::V6(_) => None,
+        },
+        (Entry::Outer { .. }, _) => None,
     }
 }
 
 /// The name isn't known (RFC 6066, 3), as it is said before anything was agreed upon.
-fn alert() -> Vec<u8> {
+fn unknown_name() -> Vec<u8> {
     const ALERT: u8 = 21;
     const FATAL: u8 = 2;
     vec![ALERT, 3, 3, 0, 2, FATAL, AlertDescription::UnrecognisedName.into()]
