@@ -3,6 +3,8 @@
 //! A request is tried again only where that can't do anything twice: nothing of it was sent, or its
 //! method is idempotent and its body, if any, still unread; and never once an answer has begun.
 
+mod secured;
+
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::Method;
@@ -28,6 +30,7 @@ use crate::{
         connection::Connection,
         exchange::{self, Begun, Failure, Message},
         http2,
+        tls::Distrust,
         upload::{Broken, Upload},
     },
     waits::Wait,
@@ -76,6 +79,8 @@ struct Walk<'a> {
     deadline: Instant,
     /// The instance that broke last.
     avoid: Option<u64>,
+    /// An instance that isn't who it should be, and what is wrong.
+    distrusted: Option<(u64, Distrust)>,
     /// How often an instance has failed it.
     failures: u32,
     waiting_since: Option<Micros>,
@@ -98,7 +103,7 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
     let deadline = begin + timeout;
     let (release, avoid, waiting_since, number) = (None, None, None, None);
     let mut walk =
-        Walk { task, service, release, timeout, deadline, avoid, failures: 0, waiting_since, number };
+        Walk { task, service, release, timeout, deadline, avoid, distrusted: None, failures: 0, waiting_since, number };
     loop {
         let lease = match walk.balance() {
             Some(lease) => lease,
@@ -109,12 +114,14 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
         let wait = walk.task.local.waits.begin(lease.release(), lease.target());
         walk.task.end.attempt(&lease, wait.line());
         let asked = walk.task.local.shared.clock.recent();
-        let outcome = if walk.speaks_http2(&lease) {
+        let outcome = match walk.protocol(&lease) {
+            Protocol::Http | Protocol::Tcp => {
+                let kept = walk.task.local.pool.take(lease.target(), !walk.task.idempotent);
+                walk.exchange(kept, &lease, &wait).await
+            }
             // Larger, and not to be paid for by others.
-            Box::pin(walk.exchange_stream(&lease, &wait)).await
-        } else {
-            let kept = walk.task.local.pool.take(lease.target(), !walk.task.idempotent);
-            walk.exchange(kept, &lease, &wait).await
+            Protocol::H2c | Protocol::Grpc => Box::pin(walk.exchange_stream(&lease, &wait)).await,
+            Protocol::Https => Box::pin(walk.exchange_secured(&lease, &wait)).await,
         };
         if let Ok(Outcome::Begun(_)) | Err(Stop::Failed(_)) = &outcome {
             lease.took(asked, outcome.is_ok());
@@ -328,9 +335,8 @@ impl Walk<'_> {
         clock.instant(clock.recent()) + Duration::from_millis(1)
     }
 
-    fn speaks_http2(&self, lease: &Lease) -> bool {
-        let protocol = lease.target().endpoint.protocol.unwrap_or(self.service.route.protocol);
-        matches!(protocol, Protocol::H2c | Protocol::Grpc)
+    fn protocol(&self, lease: &Lease) -> Protocol {
+        lease.target().endpoint.protocol.unwrap_or(self.service.route.protocol)
     }
 
     /// The same in a stream of HTTP/2.
@@ -391,6 +397,7 @@ impl Walk<'_> {
             }
             Failure::Late => Err(Stop::Failed(self.late("the instance didn't answer in time"))),
             Failure::Client(broken) => Err(Stop::Answer(self.broken(broken))),
+            Failure::Distrusted(distrust) => self.distrusted(lease, distrust).map(Some),
             Failure::NoUpgrade => {
                 Err(Stop::Answer(Answer::new(Code::Upstream, "the instance takes no WebSocket over HTTP/2")))
             }

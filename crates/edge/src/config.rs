@@ -4,9 +4,11 @@ use std::{
     net::{IpAddr, TcpListener},
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
+use minato_identity::Authority;
 use minato_model::network::AddressPlan;
 
 use crate::{handover::Inherited, log::AccessLog};
@@ -20,6 +22,8 @@ pub struct Config {
     pub https: Vec<TcpListener>,
     /// The node's network; without it there are neither virtual addresses nor names.
     pub plan: Option<AddressPlan>,
+    /// Who says who is who; without it no instance is spoken to over TLS.
+    pub authority: Option<Arc<Authority>>,
     /// The failure domain that the node is in: instances of the same are preferred.
     pub zone: Option<String>,
     /// Peers whose `X-Forwarded-*` is believed.
@@ -42,6 +46,7 @@ impl Config {
             http,
             https: Vec::new(),
             plan,
+            authority: None,
             zone: None,
             trusted_proxies: Vec::new(),
             access_log: None,

@@ -19,6 +19,7 @@ use crate::{
     serve::{self, Command, Life, Local},
     shared::Shared,
     tls::Tls,
+    upstream::tls::Credentials,
 };
 
 /// How long those who are told at the end that their request or stream ends have to read it; a little
@@ -80,18 +81,29 @@ impl Edge {
                   connections handed over count against their bound"
     )]
     pub fn prepare(config: Config, wake: Arc<dyn Wake>) -> Result<Self, StartError> {
-        let Config { http, https, plan, zone, trusted_proxies, access_log, resolv_conf, inherited, limits } =
-            config;
+        let Config {
+            http,
+            https,
+            plan,
+            authority,
+            zone,
+            trusted_proxies,
+            access_log,
+            resolv_conf,
+            inherited,
+            limits,
+        } = config;
         if http.is_empty() {
             return Err(StartError::NoListener);
         }
         let (senders, receivers): (Vec<_>, Vec<_>) =
             http.iter().map(|_| mpsc::unbounded_channel::<Command>()).unzip();
         let port = https.first().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
-        let tls = (Tls::new().map_err(StartError::Tls)?, port);
+        let tls = (Tls::new(authority.clone()).map_err(StartError::Tls)?, port);
         let public = http.first().and_then(|listener| listener.local_addr().ok()).map(|address| address.ip());
-        let shared =
-            Arc::new(Shared::new((limits, trusted_proxies, plan, zone, public), wake, senders, inherited, tls));
+        let config = (limits, trusted_proxies, plan, zone, public);
+        let credentials = authority.map(Credentials::new);
+        let shared = Arc::new(Shared::new(config, wake, senders, inherited, tls, credentials));
         let (life, watching) = watch::channel(Life::Preparing);
         let mut edge = Self {
             handle: Handle { shared: Arc::clone(&shared) },

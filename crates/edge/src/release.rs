@@ -419,6 +419,15 @@ impl Lease {
     pub(crate) fn broke(&self) {
         self.release.wake.suspect(&self.target.endpoint.instance);
     }
+
+    /// It isn't who it should be: the agent is told why.
+    pub(crate) fn distrusted(&self, reason: &str) {
+        let (instance, release) = (&self.target.endpoint.instance, &self.target.endpoint.release);
+        if self.target.terms.is_news(reason) {
+            tracing::warn!(%instance, %release, reason, "an instance is not trusted");
+        }
+        self.release.wake.distrust(instance, reason);
+    }
 }
 
 impl Drop for Lease {

@@ -32,6 +32,7 @@ use crate::{
     snapshot::Snapshot,
     target::Target,
     tls::Tls,
+    upstream::tls::Credentials,
 };
 
 pub(crate) struct Shared {
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     zone: Option<Arc<str>>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) tls: Tls,
+    /// `None`: no instance is spoken to over TLS.
+    pub(crate) credentials: Option<Credentials>,
     /// Where TLS is spoken at the public address.
     pub(crate) https: Option<u16>,
     pub(crate) totals: Totals,
@@ -110,6 +113,7 @@ impl Shared {
         commands: Vec<mpsc::UnboundedSender<Command>>,
         inherited: Inherited,
         (tls, https): (Tls, Option<u16>),
+        credentials: Option<Credentials>,
     ) -> Self {
         let (limits, trusted, plan, zone, public) = config;
         let thread = |commands| Thread { commands, connections: AtomicUsize::new(0) };
@@ -121,6 +125,7 @@ impl Shared {
             zone: zone.map(Arc::from),
             snapshot: ArcSwap::default(),
             tls,
+            credentials,
             https,
             totals: Totals::new(commands.len()),
             wake,
@@ -173,6 +178,11 @@ impl Shared {
     pub(crate) fn caller(&self, address: Ipv4Addr) -> Option<ServiceKey> {
         let callers = self.callers.read().unwrap_or_else(PoisonError::into_inner);
         callers.get(&address).map(|(_, service)| service.clone())
+    }
+
+    /// The instance that has this address.
+    pub(crate) fn instance(&self, address: Ipv4Addr) -> Option<(InstanceId, ServiceKey)> {
+        self.callers.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
     }
 
     pub(crate) fn introduce(&self, instance: &InstanceId, service: &ServiceKey, address: Ipv4Addr) {

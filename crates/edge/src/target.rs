@@ -20,6 +20,7 @@ use crate::{
     breaker::Breaker,
     clock::{Clock, Micros, micros},
     key,
+    upstream::tls::Place,
 };
 
 /// How long an instance that refused a connection is passed over at first; doubles with each
@@ -54,6 +55,8 @@ pub(crate) struct Target {
     streams_end: AtomicBool,
     ending: Notify,
     pub(crate) breaker: Breaker,
+    /// How it is spoken to over TLS.
+    pub(crate) terms: Place,
     /// Its network namespace, until it is withdrawn: an open descriptor of it keeps it.
     door: Mutex<Option<Arc<OwnedFd>>>,
 }
@@ -106,6 +109,7 @@ impl Target {
             streams_end: AtomicBool::new(false),
             ending: Notify::new(),
             breaker: Breaker::default(),
+            terms: Place::default(),
             door: Mutex::default(),
         }
     }

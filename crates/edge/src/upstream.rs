@@ -10,5 +10,6 @@ pub(crate) mod http2;
 pub(crate) mod io;
 pub(crate) mod pool;
 pub(crate) mod session;
+pub(crate) mod tls;
 pub(crate) mod upload;
 pub(crate) mod wire;

@@ -182,8 +182,8 @@ impl Authority {
 
     /// What time it is, as certificates are issued by it.
     #[must_use]
-    pub fn time(&self) -> Moment {
-        self.now(&self.held.load())
+    pub fn now(&self) -> Moment {
+        self.moment(&self.held.load())
     }
 
     /// The roots of now.
@@ -288,19 +288,19 @@ impl Authority {
     }
 
     fn signer<'a>(&self, held: &'a Held) -> Option<(&'a Signer, Moment)> {
-        let now = self.now(held);
+        let now = self.moment(held);
         let kept = rotation::signer(&held.intermediates, now)?;
         Some((held.signers.get(&kept.number)?, now))
     }
 
     fn is_done(&self, held: &Held) -> bool {
-        let now = self.now(held);
+        let now = self.moment(held);
         rotation::due(&self.schedule, &held.roots, &held.intermediates, now) == rotation::Due::default()
             && rotation::published(&self.schedule, &held.roots, now) == held.published
     }
 
     /// The moment by which the authority goes, see [`rotation::moment`].
-    fn now(&self, held: &Held) -> Moment {
+    fn moment(&self, held: &Held) -> Moment {
         let (now, behind) = rotation::moment(&self.schedule, &held.intermediates, (self.clock)());
         let said = self.said_behind.load(Ordering::Relaxed);
         if behind.is_some() != said {

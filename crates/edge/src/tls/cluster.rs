@@ -62,7 +62,7 @@ impl Cluster {
 
     /// What is shown for it; `roots`: where its clients' certificates have to come from.
     pub(super) fn shown(&self, terms: &Terms, whom: For, roots: Option<Arc<Roots>>) -> Option<Shown> {
-        let now = self.authority.time();
+        let now = self.authority.now();
         // Held while one is made, so that each is made once.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let known = made.get(&whom).filter(|made| made.shown.has(roots.as_ref()) && now < made.not_after);

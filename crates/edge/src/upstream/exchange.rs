@@ -11,6 +11,7 @@ use super::{
     framing::Framing,
     head::{self, Head},
     http2::Share,
+    tls::Distrust,
     upload::{Broken, Upload},
 };
 use crate::{grpc, headers::Length};
@@ -94,6 +95,8 @@ pub(crate) enum Failure {
     Client(Broken),
     /// The instance takes no WebSocket.
     NoUpgrade,
+    /// The instance doesn't take the edge for what it is, and has looked at nothing.
+    Distrusted(Distrust),
 }
 
 /// Interim answers to one request that are read before it is given up: none is passed on.
@@ -151,7 +154,12 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
         });
         match event.await {
             Event::Filled(Ok(true)) => {}
-            Event::Filled(Ok(false) | Err(_)) if empty => return Err(Failure::Broke { reused, sent: true }),
+            Event::Filled(filled @ (Ok(false) | Err(_))) if empty => {
+                // In TLS 1.3 the edge hears only now what came of its own part of the handshake.
+                let distrust = filled.err().filter(|_| !reused).as_ref().and_then(Distrust::in_io);
+                let broke = Failure::Broke { reused, sent: true };
+                return Err(distrust.map_or(broke, Failure::Distrusted));
+            }
             Event::Filled(Ok(false) | Err(_)) => return Err(Failure::NoAnswer),
             Event::Sent(sent) => {
                 sending = None;

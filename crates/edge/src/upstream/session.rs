@@ -88,8 +88,10 @@ impl Session {
         stream: Rc<TcpStream>,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
+        offered: &[&[u8]],
     ) -> Result<Self, BeginError> {
-        let tls = UnbufferedClientConnection::new(config, name).map_err(BeginError::Tls)?;
+        let offered = offered.iter().map(|name| name.to_vec()).collect();
+        let tls = UnbufferedClientConnection::new_with_alpn(config, name, offered).map_err(BeginError::Tls)?;
         let state = State {
             tls,
             incoming: BytesMut::new(),

@@ -71,7 +71,7 @@ impl Authority {
     /// Makes what is due by what lies in the directory, which must be locked, and holds the whole.
     pub(super) fn renew(&self) -> Result<Rotation, RotateError> {
         let mut found = self.find()?;
-        let now = self.now(&found.held);
+        let now = self.moment(&found.held);
         let due = rotation::due(&self.schedule, &found.held.roots, &found.held.intermediates, now);
         let mut rotation = Rotation::default();
         for number in due.roots {
