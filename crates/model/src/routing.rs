@@ -94,6 +94,13 @@ pub trait Wake: Send + Sync + 'static {
         self.suspect(instance);
     }
 
+    /// An instance isn't who it should be, or doesn't speak TLS as it should, for this reason: no request goes
+    /// to it. Said with each request that it fails. Never blocks.
+    fn distrust(&self, instance: &InstanceId, reason: &str) {
+        let _ = reason;
+        self.suspect(instance);
+    }
+
     /// Whether an instance of the release is being started: what waits for it is not turned away. Asked
     /// seldom, and only of releases that have more to do than they can. Never blocks: the edge holds
     /// locks. Who can't tell at once says yes.
