@@ -6,8 +6,9 @@
 //! taken from the rows, compaction could make it begin again.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, Permissions, TryLockError},
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -112,6 +113,14 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// Others could read it.
+    #[error("cannot keep others from reading {}", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// What is there cannot be brought on the disk.
     #[error("cannot sync {}", path.display())]
     Sync {
@@ -190,6 +199,7 @@ pub(super) fn open(path: &Path, config: &Config) -> Result<Opened, OpenError> {
     connection.busy_timeout(BUSY).map_err(wrap)?;
     // Before anything is changed: the file may be somebody else's.
     let fresh = recognise(&connection, path)?;
+    close_to_others(path)?;
     prepare(&connection, config).map_err(wrap)?;
     if fresh {
         create(&connection, path)?;
@@ -262,6 +272,21 @@ fn sync_log(path: &Path) -> Result<(), OpenError> {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(OpenError::Sync { path: log, source }),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Lets nobody but the owner read it: there are private keys in it. The log and its index, which SQLite
+/// makes as the database is, may be there from before.
+fn close_to_others(path: &Path) -> Result<(), OpenError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let name = beside(path, suffix);
+        match fs::set_permissions(&name, Permissions::from_mode(0o600)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(OpenError::Exposed { path: name, source });
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Moves the log into the database. On a full disk it stays what it is: all can be read from it.

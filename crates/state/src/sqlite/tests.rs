@@ -251,3 +251,22 @@ async fn an_interrupted_sweep_is_finished_after_the_start() {
     eventually("the rest goes", || subject.count("SELECT count(*) FROM rev") <= 8).await;
     assert_eq!(list_all(&*subject.engine, "k/").await.unwrap().0.len(), 7);
 }
+
+#[tokio::test]
+async fn nobody_else_may_read_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.db");
+    for loose in [false, true] {
+        if loose {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let engine = Engine::open(&file, Config::default()).unwrap();
+        put(&*engine, "k", Vec::new()).await.unwrap();
+        for name in ["state.db", "state.db-wal", "state.db-shm"] {
+            let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        engine.close().await;
+    }
+}
