@@ -7,7 +7,9 @@ use std::{
 
 use crate::run;
 
-fn source(name: &str) -> PathBuf {
+/// Where the source of one is.
+#[must_use]
+pub fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name)
 }
 
