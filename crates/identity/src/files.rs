@@ -299,6 +299,12 @@ pub fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, inspect::Unreadabl
     })
 }
 
+/// SHA-256 over anything, in hexadecimal digits.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(digest(&SHA256, bytes).as_ref())
+}
+
 /// Over lists of certificates, so that no two of them come to the same bytes.
 fn hash(lists: &[&[CertificateDer<'_>]]) -> String {
     let mut bytes = Vec::new();

@@ -10,6 +10,7 @@
 //! | `/slices/<node>/<app>/<service>` | [`Slice`](crate::slice::Slice) | control |
 //! | `/inventory/<node>/<app>/<service>` | [`Report`](crate::inventory::Report) | the node |
 //! | `/doors/<app>/<service>/<id>` | [`Files`](crate::tls::Files), once; a private key is among them | control |
+//! | `/acme/order` | whose turn it is to ask a public authority, and until when | the node |
 //! | `/claims` | nothing: written with every change of hosts or virtual addresses | control |
 //!
 //! Numbers are padded with zeros to ten digits, so that keys sort as the numbers do.
@@ -32,6 +33,8 @@ pub const SLICES: &str = "/slices/";
 pub const DOORS: &str = "/doors/";
 /// Every report.
 pub const INVENTORY: &str = "/inventory/";
+/// Whose turn it is to ask a public authority: one order at a time.
+pub const ACME_ORDER: &str = "/acme/order";
 /// Written with every change of hosts or virtual addresses, so that of two that might clash one fails.
 pub const CLAIMS: &str = "/claims";
 

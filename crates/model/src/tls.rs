@@ -148,6 +148,17 @@ pub enum Source {
     Cluster,
 }
 
+/// How a host stands with a public authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuance {
+    /// What was issued, if anything was.
+    pub leaf: Option<Leaf>,
+    /// Why nothing came the last time, if nothing did.
+    pub failure: Option<String>,
+    /// It isn't asked again before.
+    pub next: Option<Moment>,
+}
+
 /// What the edge presents, and whom it asks for a certificate: all of one source, swapped whole.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Secured {
