@@ -309,7 +309,7 @@ impl Authority {
                 Some(by) => tracing::warn!(
                     behind_seconds = by.as_secs(),
                     going_by = %now,
-                    "the clock is before what the authority has done last; set the clock right"
+                    "the clock is before what the authority has done last; set it right, or, if it is, remove identity/node-* and restart"
                 ),
                 None => tracing::info!("the clock agrees with what the authority has done"),
             }

@@ -80,6 +80,9 @@ pub(crate) struct Due {
     pub(crate) roots: Vec<u64>,
     /// The root by which to make a new intermediate.
     pub(crate) intermediate: Option<u64>,
+    /// The intermediates to take away that a clock which was ahead has left: as long as they are there, the
+    /// clock that is right again seems to be behind, see [`moment`].
+    pub(crate) ahead: Vec<u64>,
 }
 
 /// What is due at a moment, by what there is.
@@ -88,8 +91,9 @@ pub(crate) fn due(schedule: &Schedule, roots: &[Kept], intermediates: &[Kept], n
     let there = |number: u64| roots.iter().any(|root| root.number == number);
     let missing = [signing, signing.saturating_add(1)].into_iter().filter(|number| !there(*number)).collect();
     let fresh = signer(intermediates, now)
-        .is_some_and(|kept| now < renewal(schedule, &kept.validity) && ends_in_time(schedule, kept, now));
-    Due { roots: missing, intermediate: (!fresh).then_some(signing) }
+        .is_some_and(|kept| now < renewal(schedule, &kept.validity) && has_its_life(schedule, kept));
+    let ahead = intermediates.iter().filter(|kept| now < kept.validity.not_before).map(|kept| kept.number);
+    Due { roots: missing, intermediate: (!fresh).then_some(signing), ahead: ahead.collect() }
 }
 
 /// The intermediate that signs now: the newest of those that are valid.
@@ -104,11 +108,12 @@ pub(crate) fn renewal(schedule: &Schedule, validity: &Validity) -> Moment {
     made.plus(validity.not_after.since(made) / 2)
 }
 
-/// Whether an intermediate ends within one period, as all that this schedule makes. One that was made while
-/// periods were longer would sign what outlives the bundles of now.
-fn ends_in_time(schedule: &Schedule, kept: &Kept, now: Moment) -> bool {
+/// Whether an intermediate has the life that this schedule gives. One from when periods had another length
+/// would sign what outlives the bundles of now, or what ends too soon.
+fn has_its_life(schedule: &Schedule, kept: &Kept) -> bool {
+    let life = kept.validity.not_after.since(kept.validity.not_before);
     // X.509 has whole seconds.
-    kept.validity.not_after <= now.plus(schedule.period).plus(schedule.back).plus(Duration::from_secs(2))
+    life.abs_diff(schedule.period.saturating_add(schedule.back)) <= Duration::from_secs(3)
 }
 
 /// The roots of the bundle: those that sign, signed or will sign next, as long as they are valid.
@@ -148,4 +153,74 @@ pub(crate) fn over(kept: &[Kept], below: u64) -> Vec<u64> {
     former.sort_unstable();
     former.truncate(former.len().saturating_sub(FORMER_KEPT));
     former
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const ORIGIN: Moment = Moment(1_800_000_000_000);
+
+    fn schedule() -> Schedule {
+        Schedule { origin: ORIGIN, first: 3, period: DAY * 30, back: Duration::from_secs(3_600) }
+    }
+
+    fn day(days: u32) -> Moment {
+        ORIGIN.plus(DAY * days)
+    }
+
+    fn root(number: u64) -> Kept {
+        Kept { number, validity: schedule().root(number) }
+    }
+
+    fn intermediate(number: u64, made: Moment) -> Kept {
+        Kept { number, validity: schedule().intermediate(made, &root(schedule().number(made)).validity) }
+    }
+
+    #[test]
+    fn a_root_signs_in_its_period_and_is_known_before_and_after() {
+        let schedule = schedule();
+        assert_eq!([0, 29, 30, 60, 89].map(|days| schedule.number(day(days))), [3, 3, 4, 5, 5]);
+        assert_eq!(schedule.number(Moment(0)), 3, "nothing was before the first");
+        let five = schedule.root(5);
+        assert_eq!(five.not_before.plus(schedule.back), day(30));
+        assert_eq!(five.not_after, day(120));
+        let roots = [3, 4, 5, 6].map(root);
+        assert_eq!(published(&schedule, &roots, day(0)), [3, 4]);
+        assert_eq!(published(&schedule, &roots, day(30)), [3, 4, 5]);
+        assert_eq!(published(&schedule, &roots, day(60)), [4, 5, 6]);
+    }
+
+    #[test]
+    fn what_is_missing_is_due() {
+        let schedule = schedule();
+        assert_eq!(
+            due(&schedule, &[], &[], day(0)),
+            Due { roots: vec![3, 4], intermediate: Some(3), ahead: vec![] }
+        );
+        let (roots, node) = ([root(3), root(4)], intermediate(0, day(0)));
+        assert_eq!(due(&schedule, &roots, &[node], day(14)), Due::default());
+        assert_eq!(due(&schedule, &roots, &[node], day(15)).intermediate, Some(3));
+        let next = due(&schedule, &roots, &[node, intermediate(1, day(15))], day(30));
+        assert_eq!((next.roots, next.intermediate), (vec![5], Some(4)));
+    }
+
+    #[test]
+    fn a_clock_before_everything_is_not_gone_by() {
+        let schedule = schedule();
+        let nodes = [intermediate(0, day(0)), intermediate(1, day(15))];
+        assert_eq!(moment(&schedule, &[], day(0)), (day(0), None));
+        assert_eq!(moment(&schedule, &nodes, day(80)), (day(80), None));
+        assert_eq!(moment(&schedule, &nodes, day(7)), (day(7), None), "one that was valid then is there");
+        assert_eq!(moment(&schedule, &nodes, Moment(0)), (day(15), Some(day(15).since(Moment(0)))));
+        assert_eq!(due(&schedule, &[root(3), root(4)], &nodes, day(7)).ahead, [1]);
+    }
+
+    #[test]
+    fn only_the_oldest_of_what_is_over_goes() {
+        let kept: Vec<Kept> = (0..12).map(|number| intermediate(number, day(0))).collect();
+        assert_eq!(over(&kept, 10), [0, 1]);
+        assert_eq!(over(&kept, 8), [0_u64; 0]);
+    }
 }

@@ -17,7 +17,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use crate::{bundle::Trust, spiffe::SpiffeId};
 
 /// Another identity than the one that was expected, or none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WrongIdentity {
     /// A valid certificate of somebody else.
     #[error("this is {found}, and {expected} was expected")]
@@ -30,6 +30,13 @@ pub enum WrongIdentity {
     /// A certificate that names nobody of a cluster, or several.
     #[error("the certificate has no identity of an instance or a node")]
     Nobody,
+}
+
+/// As it is displayed: of what it doesn't know itself, rustls shows this.
+impl fmt::Debug for WrongIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// The identity in a certificate: its one URI. Nothing is verified here.

@@ -74,6 +74,14 @@ impl Authority {
         let now = self.moment(&found.held);
         let due = rotation::due(&self.schedule, &found.held.roots, &found.held.intermediates, now);
         let mut rotation = Rotation::default();
+        for number in due.ahead {
+            tracing::warn!(
+                number,
+                "an intermediate is taken away that was made by a clock ahead of this one"
+            );
+            self.store.remove(Kind::Node, number)?;
+            found.intermediates.retain(|pair| pair.kept.number != number);
+        }
         for number in due.roots {
             let root = self.make_root(number)?;
             rotation.roots.push(made(&root.kept, number));
@@ -159,17 +167,13 @@ impl Authority {
         Ok(root)
     }
 
-    /// What of these can sign. An intermediate that doesn't come from one of the roots can't.
+    /// What of these can sign. An intermediate that doesn't come from one of the roots can't; what is over
+    /// can, for a clock that was ahead.
     fn held(&self, roots: &[Pair], intermediates: &[Pair], now: Moment) -> Result<Held, RotateError> {
         let mut held = Held { roots: roots.iter().map(|root| root.kept).collect(), ..Held::default() };
         for pair in intermediates {
             let Some(key) = &pair.key else { continue };
             let kept = pair.kept;
-            // Nobody signs by what is over.
-            if kept.validity.not_after <= now {
-                held.intermediates.push(kept);
-                continue;
-            }
             let name = certificate::intermediate_name(&self.cluster, self.node.as_str(), kept.number);
             let signer = Signer {
                 issuer: certificate::issuer(&name, certificate::signing(key)?),
@@ -179,7 +183,7 @@ impl Authority {
             if self.proves(roots, &signer)? {
                 held.intermediates.push(kept);
                 held.signers.insert(kept.number, signer);
-            } else {
+            } else if now < kept.validity.not_after {
                 let path = self.store.path(Kind::Node, kept.number, "crt");
                 tracing::warn!(path = %path.display(), "an intermediate that no root of this cluster signed is left out");
             }
