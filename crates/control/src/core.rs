@@ -20,7 +20,7 @@ use minato_state::{Committed, Guard, State, StateError, Write};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Deps, access::Access};
+use crate::{Deps, Issuances, access::Access};
 
 /// Releases that are kept in memory. They never change; past this many, all are read anew.
 const RELEASES_CACHED: usize = 10_000;
@@ -35,6 +35,7 @@ pub(crate) struct Core {
     pub(crate) access: Access,
     pub(crate) http: Option<SocketAddr>,
     pub(crate) https: Option<SocketAddr>,
+    pub(crate) issuance: Option<Issuances>,
     pub(crate) ready: AtomicBool,
     /// Ends what would go on for ever: followed logs and events.
     pub(crate) closing: CancellationToken,
@@ -123,6 +124,7 @@ impl Core {
             access: Access::new(deps.token, deps.allowed_hosts),
             http: deps.http,
             https: deps.https,
+            issuance: deps.issuance,
             ready: AtomicBool::new(false),
             closing: CancellationToken::new(),
             clock: deps.clock,

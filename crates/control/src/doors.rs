@@ -6,11 +6,11 @@ use minato_model::{
     ids::ServiceKey,
     manifest::Service,
     time::Moment,
-    tls::{Leaf, Source},
+    tls::{Issuance, Leaf, Source},
 };
 use serde::Serialize;
 
-use crate::world::World;
+use crate::{core::Core, world::World};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// From when on it is told that a certificate from files expires.
@@ -36,6 +36,8 @@ pub(crate) struct HostStatus {
     /// SHA-256 over it; absent for one that an edge makes itself.
     pub(crate) sha256: Option<String>,
     pub(crate) valid_until: Option<Moment>,
+    /// Why a public authority gave none the last time, and when it is asked again.
+    pub(crate) waits: Option<String>,
 }
 
 /// How near a certificate's end is, from far to past.
@@ -59,22 +61,34 @@ impl End {
 }
 
 /// A service's doors; `None`: it has no name outside.
-pub(crate) fn status(world: &World, service: &Service) -> Option<DoorStatus> {
+pub(crate) fn status(core: &Core, world: &World, service: &Service) -> Option<DoorStatus> {
     if service.hosts.is_empty() {
         return None;
     }
-    let host = |host: &String| {
-        let leaf = of_files(world, host);
-        let certificate = if leaf.is_some() { Source::Files } else { Source::Cluster };
-        let (sha256, valid_until) = leaf.map(|leaf| (leaf.sha256.clone(), leaf.not_after)).unzip();
-        HostStatus { host: host.clone(), certificate, sha256, valid_until }
-    };
+    let hosts = service.hosts.iter().map(|host| {
+        let issuance = core.issuance.as_ref().and_then(|issuance| issuance(host));
+        host_status(host, of_files(world, host), issuance)
+    });
     Some(DoorStatus {
-        hosts: service.hosts.iter().map(host).collect(),
+        hosts: hosts.collect(),
         redirect: service.tls.redirect,
         hsts_seconds: service.tls.hsts.map(|time| time.as_secs()),
         client_certificate: service.tls.client_ca.is_some(),
     })
+}
+
+fn host_status(host: &str, files: Option<&Leaf>, issuance: Option<Issuance>) -> HostStatus {
+    let Issuance { leaf: issued, failure, next } =
+        issuance.unwrap_or(Issuance { leaf: None, failure: None, next: None });
+    let (certificate, leaf) = match (files, issued.as_ref()) {
+        (Some(files), _) => (Source::Files, Some(files)),
+        (None, Some(issued)) => (Source::Acme, Some(issued)),
+        (None, None) => (Source::Cluster, None),
+    };
+    let (sha256, valid_until) = leaf.map(|leaf| (leaf.sha256.clone(), leaf.not_after)).unzip();
+    let next = next.map_or_else(String::new, |next| format!("; it isn't asked again before {next}"));
+    let waits = failure.filter(|_| certificate != Source::Files).map(|why| format!("{why}{next}"));
+    HostStatus { host: host.to_owned(), certificate, sha256, valid_until, waits }
 }
 
 /// The certificate from files that a host has, whichever of its services named it.
@@ -112,7 +126,9 @@ pub(crate) fn lines(status: &DoorStatus) -> Vec<String> {
         let hash = host.sha256.as_ref().and_then(|hash| hash.get(..16));
         let hash = hash.map_or_else(String::new, |hash| format!(" ({hash})"));
         let until = host.valid_until.map_or_else(String::new, |until| format!(", valid until {until}"));
-        format!("  https://{}: {source}{hash}{until}", host.host)
+        let waits = host.waits.as_ref();
+        let waits = waits.map_or_else(String::new, |why| format!("; no new one by ACME: {why}"));
+        format!("  https://{}: {source}{hash}{until}{waits}", host.host)
     };
     let mut lines: Vec<String> = status.hosts.iter().map(host).collect();
     if status.redirect {

@@ -28,7 +28,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use minato_model::{event::Journal, images::Images, node::Nodes, time::Moment};
+use minato_model::{event::Journal, images::Images, node::Nodes, time::Moment, tls::Issuance};
 use minato_state::State;
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +56,12 @@ pub struct Deps {
     pub http: Option<SocketAddr>,
     /// Where this node's edge answers HTTPS.
     pub https: Option<SocketAddr>,
+    /// How hosts stand with a public authority, if one is asked.
+    pub issuance: Option<Issuances>,
 }
+
+/// How a host stands with a public authority; `None`: it isn't asked for it.
+pub type Issuances = Arc<dyn Fn(&str) -> Option<Issuance> + Send + Sync>;
 
 impl fmt::Debug for Deps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

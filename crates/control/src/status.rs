@@ -104,7 +104,7 @@ pub(crate) async fn status(
         ready: seen.releases.values().map(|standing| standing.ready).sum(),
         hosts: service.hosts.clone(),
         url: url(core, key, service),
-        tls: doors::status(world, service),
+        tls: doors::status(core, world, service),
         rollout: rollout.map(|rollout| rollout_status(rollout, &seen, service)),
     })
 }

@@ -11,6 +11,7 @@ use minato_edge::Prefix;
 use serde::Deserialize;
 
 mod access_log;
+mod acme;
 mod tls;
 
 pub(crate) use access_log::{AccessLog, Lines};
@@ -187,7 +188,6 @@ fn read(path: &Path) -> Result<File, ConfigError> {
     let registry = file.registry.as_ref();
     let unsupported = [
         ("admission", file.admission.is_some()),
-        ("tls.acme", file.tls.as_ref().is_some_and(|tls| tls.acme.is_some())),
         ("node", file.node.is_some()),
         ("registry.quota", registry.is_some_and(|registry| registry.quota.is_some())),
         ("registry.mirrors", registry.is_some_and(|registry| registry.mirrors.is_some())),
@@ -282,7 +282,25 @@ mod tests {
             ("[tls]\nlifetime_scale = 2.0", "`tls.lifetime_scale` is 2"),
             ("[tls]\nlifetime_scale = nan", "`tls.lifetime_scale` is NaN"),
             ("[tls]\nlife = 1", "unknown field `life`"),
-            ("[tls]\nacme = {}", "`tls.acme` is not supported yet"),
+            ("[tls]\nacme = {}", "missing field `directory`"),
+            ("[tls]\nacme = { directory = \"http://a\", terms_agreed = true }", "write the https:// address"),
+            ("[tls]\nacme = { directory = \"https://a/d\" }", "`tls.acme.terms_agreed` is missing"),
+            (
+                "[tls]\nacme = { directory = \"https://a/d\", terms_agreed = true, contact = [\"me@a\"] }",
+                "holds `me@a`; write it as mailto:",
+            ),
+            (
+                "[tls]\nacme = { directory = \"https://a/d\", terms_agreed = true, hosts = [\"*.a.b\"] }",
+                "wildcards need a proof by DNS",
+            ),
+            (
+                "[tls]\nacme = { directory = \"https://a/d\", terms_agreed = true, proof = \"dns-01\" }",
+                "it takes \"http-01\" or \"tls-alpn-01\"",
+            ),
+            (
+                "[tls]\nacme = { directory = \"https://a/d\", terms_agreed = true, ca = \"/nowhere\" }",
+                "`tls.acme.ca` can't be read",
+            ),
             ("[node]\nzone = \"a\"", "`node` is not supported yet"),
             ("[registry]\nquota = \"1GiB\"", "`registry.quota` is not supported yet"),
             ("network = \"10.1.0.0/24\"", "write a /16"),

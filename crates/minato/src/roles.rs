@@ -9,6 +9,7 @@
 //!                                            edge
 //! ```
 
+mod acme;
 mod api;
 pub(crate) mod background;
 mod clock;

@@ -74,6 +74,7 @@ pub(super) const SCHEMAS: &[(&str, Fields)] = &[
             ("certificate", "string"),
             ("sha256", "string?"),
             ("valid_until", "time?"),
+            ("waits", "string?"),
         ],
     ),
     ("App", &[("app", "string"), ("services", "Service[]")]),

@@ -277,6 +277,7 @@ impl Rig {
             allowed_hosts: Vec::new(),
             http: Some("127.0.0.1:8080".parse().unwrap()),
             https: Some("127.0.0.1:8443".parse().unwrap()),
+            issuance: None,
         });
         let stop = CancellationToken::new();
         join(&*state).await;

@@ -3,13 +3,18 @@
 use minato_identity::Lifetimes;
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::{
+    ConfigError,
+    acme::{self, Acme},
+};
 
 /// The settings, checked.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Tls {
     /// How long the cluster's roots and certificates live.
     pub(crate) lifetimes: Lifetimes,
+    /// The public authority, if one is asked.
+    pub(crate) acme: Option<Acme>,
 }
 
 /// The table as written.
@@ -17,8 +22,7 @@ pub(crate) struct Tls {
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     lifetime_scale: Option<f64>,
-    /// Not supported yet.
-    pub(super) acme: Option<toml::Value>,
+    acme: Option<acme::Table>,
 }
 
 impl Table {
@@ -29,6 +33,6 @@ impl Table {
             key: "tls.lifetime_scale",
             why: format!("is {scale}; write a number from {} to 1.0", Lifetimes::SCALE_MIN),
         })?;
-        Ok(Tls { lifetimes })
+        Ok(Tls { lifetimes, acme: self.acme.map(acme::Table::read).transpose()? })
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    api,
+    acme, api,
     clock::{self, now},
     nodes::ThisNode,
     rotation,
@@ -79,6 +79,7 @@ impl Works {
         api: TcpListener,
     ) -> anyhow::Result<Self> {
         let Stores { state, journal, library } = &stores;
+        let acme = acme::open(ground, state.clone(), journal.clone(), routing.clone())?;
         let agent = Agent::start(
             minato_agent::Config {
                 node: ground.name.clone(),
@@ -112,6 +113,9 @@ impl Works {
             allowed_hosts: Vec::new(),
             http: Some(ground.config.http),
             https: Some(ground.config.https),
+            issuance: acme
+                .clone()
+                .map(|acme| -> minato_control::Issuances { Arc::new(move |host: &str| acme.issuance(host)) }),
         });
         let access = minato_registry::Access {
             api_token: ground.token.clone(),
@@ -129,6 +133,13 @@ impl Works {
             Ok(())
         });
         tasks.spawn(expire_uploads(library.clone(), shutdown.clone()));
+        if let Some(acme) = acme {
+            let until = shutdown.clone();
+            tasks.spawn(async move {
+                acme.run(until).await;
+                Ok(())
+            });
+        }
         tasks.spawn(rotation::run(ground.authority.clone(), journal.clone(), shutdown.clone()));
         control.set_ready(true);
         Ok(Self { agent, control, stores, ending, shutdown, tasks })
