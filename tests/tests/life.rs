@@ -274,7 +274,7 @@ fn a_server_that_can_not_be_says_why() {
     for (text, says) in [
         ("htp = 1\n", "unknown field `htp`"),
         ("stop = \"maybe\"\n", "maybe"),
-        ("[tls]\n", "`tls` is not supported yet"),
+        ("[tls]\nlifetime_scale = 2\n", "`tls.lifetime_scale` is 2"),
         ("network = \"8.8.0.0/16\"\n", "private /16"),
         ("log = \"minato=shout\"\n", "log"),
         ("= 1\n", "server.toml"),
