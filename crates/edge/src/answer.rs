@@ -29,7 +29,15 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), retry_after: None, reason: None, service: None, instance: None, location: None }
+        Self {
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            reason: None,
+            service: None,
+            instance: None,
+            location: None,
+        }
     }
 
     /// What is asked for is there.

@@ -102,8 +102,18 @@ pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt
     let timeout = task.patience.map_or(service.route.timeout, |patience| patience.min(service.route.timeout));
     let deadline = begin + timeout;
     let (release, avoid, waiting_since, number) = (None, None, None, None);
-    let mut walk =
-        Walk { task, service, release, timeout, deadline, avoid, distrusted: None, failures: 0, waiting_since, number };
+    let mut walk = Walk {
+        task,
+        service,
+        release,
+        timeout,
+        deadline,
+        avoid,
+        distrusted: None,
+        failures: 0,
+        waiting_since,
+        number,
+    };
     loop {
         let lease = match walk.balance() {
             Some(lease) => lease,

@@ -98,7 +98,8 @@ impl Edge {
         }
         let (senders, receivers): (Vec<_>, Vec<_>) =
             http.iter().map(|_| mpsc::unbounded_channel::<Command>()).unzip();
-        let port = https.first().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
+        let port =
+            https.first().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
         let tls = (Tls::new(authority.clone()).map_err(StartError::Tls)?, port);
         let public = http.first().and_then(|listener| listener.local_addr().ok()).map(|address| address.ip());
         let config = (limits, trusted_proxies, plan, zone, public);

@@ -69,6 +69,8 @@ struct State {
     sent: usize,
     /// The edge is through, and says so.
     closed: bool,
+    /// What was wrong.
+    failed: Option<rustls::Error>,
 }
 
 /// Where a session stands.
@@ -91,7 +93,8 @@ impl Session {
         offered: &[&[u8]],
     ) -> Result<Self, BeginError> {
         let offered = offered.iter().map(|name| name.to_vec()).collect();
-        let tls = UnbufferedClientConnection::new_with_alpn(config, name, offered).map_err(BeginError::Tls)?;
+        let tls =
+            UnbufferedClientConnection::new_with_alpn(config, name, offered).map_err(BeginError::Tls)?;
         let state = State {
             tls,
             incoming: BytesMut::new(),
@@ -101,6 +104,7 @@ impl Session {
             outgoing: Vec::new(),
             sent: 0,
             closed: false,
+            failed: None,
         };
         let session = Self { stream, state: RefCell::new(state) };
         let mut size = ReadSize::default();
@@ -349,6 +353,9 @@ impl State {
         plain: &mut BytesMut,
         then: impl FnOnce(&mut Traffic<'_>, &mut Vec<u8>) -> Result<(), rustls::Error>,
     ) -> Result<Step, rustls::Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         self.fresh = false;
         loop {
             let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(&mut self.incoming);
@@ -361,7 +368,9 @@ impl State {
                     }
                     Ok(None)
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut self.outgoing).map(|()| None),
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    encode(&mut data, &mut self.outgoing).map(|()| None)
+                }
                 // It is sent before anything that comes later.
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     data.done();
@@ -386,7 +395,7 @@ impl State {
                 Ok(None) => {}
                 Ok(Some(step)) => return Ok(step),
                 Err(error) => {
-                    self.alert();
+                    self.fail(&error);
                     return Err(error);
                 }
             }
@@ -401,16 +410,15 @@ impl State {
         step
     }
 
-    /// Something was wrong: what the other side is told about it.
-    fn alert(&mut self) {
+    /// Something was wrong: what the other side is told about it. The library isn't asked for anything after
+    /// that: it would find the same once more.
+    fn fail(&mut self, error: &rustls::Error) {
+        self.failed = Some(error.clone());
         self.closed = true;
-        loop {
-            let UnbufferedStatus { discard, state } = self.tls.process_tls_records(&mut self.incoming);
-            let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };
-            if encode(&mut data, &mut self.outgoing).is_err() {
-                return;
-            }
-            self.incoming.advance(discard);
+        let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut self.incoming);
+        if let Ok(ConnectionState::EncodeTlsData(mut data)) = state {
+            // Without room for an alert the connection just ends.
+            drop(encode(&mut data, &mut self.outgoing));
         }
     }
 
@@ -463,10 +471,7 @@ impl State {
     }
 }
 
-fn encode(
-    data: &mut EncodeTlsData<'_, ClientConnectionData>,
-    to: &mut Vec<u8>,
-) -> Result<(), rustls::Error> {
+fn encode(data: &mut EncodeTlsData<'_, ClientConnectionData>, to: &mut Vec<u8>) -> Result<(), rustls::Error> {
     append(to, RECORD + OVERHEAD, |room| match data.encode(room) {
         Err(EncodeError::InsufficientSize(more)) => Err(Some(more)),
         encoded => encoded.map_err(|_| None),

@@ -90,7 +90,11 @@ impl Wire {
     }
 
     /// Writes what is taken now; how much that was.
-    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if let Some(session) = &self.session {
             let part = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
             return session.poll_write(cx, part);

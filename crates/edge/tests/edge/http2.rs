@@ -18,34 +18,41 @@ use h2::{
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use minato_model::{manifest::Protocol, routing::Routing as _};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 use crate::support::{Bed, Client, Instance, bed, bed_with, endpoint, id, release, serve_raw, until, within};
 
 /// A client's connection.
-struct Link {
+pub(crate) struct Link {
     send: SendRequest<Bytes>,
     task: JoinHandle<Result<(), h2::Error>>,
 }
 
 /// An answer as a client got it.
 #[derive(Debug)]
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    trailers: Option<HeaderMap>,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 impl Reply {
-    fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 }
 
 impl Link {
-    async fn to(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+    pub(crate) async fn to(address: SocketAddr) -> Self {
+        Self::on(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    pub(crate) async fn on(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (send, connection) = h2::client::handshake(stream).await.unwrap();
         Self { send, task: tokio::spawn(connection) }
     }
@@ -60,7 +67,11 @@ impl Link {
         self.send.send_request(request, whole).unwrap()
     }
 
-    async fn ask(&mut self, request: Request<()>, body: Option<Vec<u8>>) -> Result<Reply, h2::Error> {
+    pub(crate) async fn ask(
+        &mut self,
+        request: Request<()>,
+        body: Option<Vec<u8>>,
+    ) -> Result<Reply, h2::Error> {
         let (response, stream) = self.begin(request, body.is_none()).await;
         let sending = body.map(|body| tokio::spawn(send(stream, body)));
         let reply = within(read(response)).await;
@@ -70,18 +81,18 @@ impl Link {
         reply
     }
 
-    async fn get(&mut self, path: &str) -> Reply {
+    pub(crate) async fn get(&mut self, path: &str) -> Reply {
         self.ask(request(Method::GET, path), None).await.unwrap()
     }
 }
 
-fn request(method: Method, path: &str) -> Request<()> {
+pub(crate) fn request(method: Method, path: &str) -> Request<()> {
     let uri = format!("http://shop.localhost{path}");
     Request::builder().method(method).uri(uri).version(http::Version::HTTP_2).body(()).unwrap()
 }
 
 /// A call of gRPC.
-fn call(method: &str) -> Request<()> {
+pub(crate) fn call(method: &str) -> Request<()> {
     let mut request = request(Method::POST, &format!("/test.Echo/{method}"));
     request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
     request.headers_mut().insert("te", "trailers".parse().unwrap());
@@ -113,7 +124,7 @@ async fn read(response: h2::client::ResponseFuture) -> Result<Reply, h2::Error> 
 }
 
 /// The next part of a body.
-async fn data(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
+pub(crate) async fn data(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
     let data = loop {
         let data = within(body.data()).await?;
         if !data.as_ref().is_ok_and(Bytes::is_empty) {
@@ -128,13 +139,13 @@ async fn data(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
 }
 
 /// An instance that speaks HTTP/2 and answers by what the path asks for.
-struct Played {
+pub(crate) struct Played {
     connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
-async fn play(bed: &Bed, name: &str) -> Played {
+pub(crate) async fn play(bed: &Bed, name: &str) -> Played {
     let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (opened, asked) = (Arc::clone(&connections), Arc::clone(&requests));
     let (address, task) = serve_raw(move |stream| {
@@ -169,7 +180,7 @@ fn outcome(status: &'static str) -> HeaderMap {
     HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.parse().unwrap())])
 }
 
-async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, nth: usize) {
+pub(crate) async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, nth: usize) {
     let path = request.uri().path().to_owned();
     if request.method() == Method::CONNECT {
         let protocol = request.extensions().get::<h2::ext::Protocol>().unwrap();
@@ -561,7 +572,7 @@ fn accept_of(key: &str) -> String {
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
 }
 
-async fn chat(link: &mut Link) -> (SendStream<Bytes>, RecvStream) {
+pub(crate) async fn chat(link: &mut Link) -> (SendStream<Bytes>, RecvStream) {
     let (response, mut stream) = websocket(link).await;
     assert_eq!(response.status(), 200, "{response:?}");
     assert!(!response.headers().contains_key("sec-websocket-accept"));
@@ -579,7 +590,9 @@ async fn a_websocket_in_a_stream_reaches_instances_of_both_protocols() {
         let bed = bed_of(protocol).await;
         let (_one, _other) = match protocol {
             Protocol::Http => (Some(echoing(&bed, true).await), None),
-            Protocol::H2c | Protocol::Grpc | Protocol::Tcp | Protocol::Https => (None, Some(play(&bed, "one").await)),
+            Protocol::H2c | Protocol::Grpc | Protocol::Tcp | Protocol::Https => {
+                (None, Some(play(&bed, "one").await))
+            }
         };
         let mut link = Link::to(bed.address).await;
         let (mut stream, mut body) = chat(&mut link).await;

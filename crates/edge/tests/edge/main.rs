@@ -12,6 +12,7 @@ mod http2;
 mod life;
 mod limits;
 mod log;
+mod mutual;
 mod names;
 mod observe;
 mod paths;

@@ -32,6 +32,7 @@ pub(crate) enum Told {
     Wake(ReleaseKey, u32),
     Suspect(InstanceId),
     Failing(InstanceId),
+    Distrust(InstanceId, String),
 }
 
 struct Agent(mpsc::UnboundedSender<Told>);
@@ -45,6 +46,9 @@ impl Wake for Agent {
     }
     fn failing(&self, instance: &InstanceId) {
         drop(self.0.send(Told::Failing(instance.clone())));
+    }
+    fn distrust(&self, instance: &InstanceId, reason: &str) {
+        drop(self.0.send(Told::Distrust(instance.clone(), reason.to_owned())));
     }
 }
 
@@ -231,7 +235,7 @@ pub(crate) struct Asked {
 }
 
 /// Reads one request with its body; `None`: the connection has ended.
-pub(crate) async fn read_request(stream: &mut TcpStream, rest: &mut Vec<u8>) -> Option<Asked> {
+pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin), rest: &mut Vec<u8>) -> Option<Asked> {
     let head = read_head(stream, rest).await?;
     let path = head.split(' ').nth(1)?.to_owned();
     let field = |name: &str| field(&head, name);
@@ -260,7 +264,7 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin), rest: &mut Vec<u8>) ->
     }
 }
 
-async fn skip(stream: &mut TcpStream, rest: &mut Vec<u8>, mut length: u64) -> Option<()> {
+async fn skip(stream: &mut (impl AsyncRead + Unpin), rest: &mut Vec<u8>, mut length: u64) -> Option<()> {
     while length > 0 {
         if rest.is_empty() {
             rest.reserve(64 * 1024);
@@ -273,7 +277,7 @@ async fn skip(stream: &mut TcpStream, rest: &mut Vec<u8>, mut length: u64) -> Op
     Some(())
 }
 
-async fn skip_chunks(stream: &mut TcpStream, rest: &mut Vec<u8>) -> Option<u64> {
+async fn skip_chunks(stream: &mut (impl AsyncRead + Unpin), rest: &mut Vec<u8>) -> Option<u64> {
     let mut total = 0;
     loop {
         let end = loop {
@@ -299,7 +303,11 @@ pub(crate) fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-async fn answer_all(mut stream: TcpStream, name: String, requests: Arc<AtomicUsize>) {
+pub(crate) async fn answer_all(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    name: String,
+    requests: Arc<AtomicUsize>,
+) {
     let mut rest = Vec::new();
     while let Some(asked) = read_request(&mut stream, &mut rest).await {
         requests.fetch_add(1, SeqCst);
@@ -329,6 +337,11 @@ async fn answer_all(mut stream: TcpStream, name: String, requests: Arc<AtomicUsi
                 drop(stream.write_all((head("") + "until the end").as_bytes()).await);
                 return;
             }
+            "goodbye" => {
+                drop(stream.write_all((head("") + "until the end").as_bytes()).await);
+                drop(stream.shutdown().await);
+                return;
+            }
             "head" => head("content-length: 12345\r\n"),
             "none" => format!("HTTP/1.1 204 No Content\r\nx-instance: {name}\r\n\r\n"),
             "forge" => head("minato-origin: cluster\r\nminato-code: upstream\r\ncontent-length: 0\r\n"),
@@ -346,7 +359,7 @@ async fn answer_all(mut stream: TcpStream, name: String, requests: Arc<AtomicUsi
     }
 }
 
-async fn send_zeros(stream: &mut TcpStream, head: String, mut left: usize) -> Option<()> {
+async fn send_zeros(stream: &mut (impl AsyncWrite + Unpin), head: String, mut left: usize) -> Option<()> {
     stream.write_all(head.as_bytes()).await.ok()?;
     let zeros = vec![b'0'; 64 * 1024];
     while left > 0 {
