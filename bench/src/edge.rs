@@ -6,6 +6,7 @@ mod client;
 mod peers;
 pub(crate) mod routes;
 pub(crate) mod tls;
+pub(crate) mod trouble;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -100,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
     let (folder, server) = minato::served(patience, Program::Quick)?;
     let keys = "scale = { min = 2, max = 2, concurrency = 1000 }\nresources = { memory = \"64MiB\" }\nrecycle = { requests = 0 }";
     server.apply(patience, &minato::services(Program::Quick, 1, keys))?;
-    let instances = addresses(&server, patience)?;
+    let instances = addresses(&server, patience, 2)?;
     let bare = Peer::nginx(patience, folder.path(), &instances, Setup::default())?;
     let full = Peer::nginx(patience, folder.path(), &instances, Setup { full: true, ..Setup::default() })?;
     let haproxy = Peer::haproxy(patience, folder.path(), &instances, Setup::default())?;
@@ -135,8 +136,8 @@ fn compare(
     Ok(promises)
 }
 
-fn addresses(server: &Server, patience: &Patience) -> Result<Vec<SocketAddr>> {
-    let ready = server.ready(patience, 2)?;
+fn addresses(server: &Server, patience: &Patience, count: usize) -> Result<Vec<SocketAddr>> {
+    let ready = server.ready(patience, count)?;
     let address = |one: &serde_json::Value| {
         let text = one["address"].as_str().context("an instance without an address")?;
         let ip: std::net::IpAddr = text.split(':').next().unwrap_or_default().parse()?;

@@ -27,6 +27,8 @@ pub(crate) enum Program {
     Many,
     /// Serves as many requests as it can, and does nothing beside.
     Quick,
+    /// Answers well, slowly or not at all, as it is told; works on four requests at a time.
+    Moody,
     /// nginx, by mutual TLS with its instance's own identity.
     Sealed,
 }
@@ -38,6 +40,7 @@ impl Program {
             Self::Ok => PROGRAM,
             Self::Many => "/many",
             Self::Quick => "/quick",
+            Self::Moody => "/moody",
             Self::Sealed => "/sealed",
         }
     }
@@ -46,7 +49,7 @@ impl Program {
     pub(crate) fn entry(self) -> String {
         match self {
             Self::Sealed => format!("[\"{}\", \"-c\", \"/nginx.conf\"]", self.path()),
-            Self::Ok | Self::Many | Self::Quick => format!("[\"{}\"]", self.path()),
+            Self::Ok | Self::Many | Self::Quick | Self::Moody => format!("[\"{}\"]", self.path()),
         }
     }
 
@@ -61,6 +64,7 @@ impl Program {
             Self::Ok => Some(include_str!("../image/ok.rs")),
             Self::Many => Some(include_str!("../image/many.rs")),
             Self::Quick => Some(include_str!("../image/quick.rs")),
+            Self::Moody => Some(include_str!("../image/moody.rs")),
             Self::Sealed => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Minato measured beside its peers, one command a claim:
 //!
 //! ```text
-//! cargo run --release -p minato-bench -- cold-start | herd | churn | recycle | rotation | kills | edge | edge-tls | footprint | build-time
+//! cargo run --release -p minato-bench -- cold-start | herd | churn | recycle | rotation | kills | edge | edge-tls | outliers | overload | footprint | build-time
 //! ```
 //!
 //! What a benchmark makes (processes, networks, control groups, folders) is gone after it, also when it
@@ -68,6 +68,10 @@ enum Benchmark {
     Edge(edge::Arguments),
     /// The same with TLS: at the door, and to instances
     EdgeTls(edge::Arguments),
+    /// One failing and one slow instance among eight, beside nginx and HAProxy
+    Outliers(edge::trouble::Arguments),
+    /// Twice the load that the instances can do, likewise
+    Overload(edge::trouble::Arguments),
     /// Many routes beside few: cpu a request, memory (P8)
     Routes(edge::Arguments),
     /// Memory, processor and size of a server with ten services at zero
@@ -88,6 +92,8 @@ fn main() -> ExitCode {
         Benchmark::Kills(arguments) => kills::run(&arguments.of(quick), &patience),
         Benchmark::Edge(arguments) => edge::run(&arguments.of(quick), &patience),
         Benchmark::EdgeTls(arguments) => edge::tls::run_all(&arguments.of(quick), &patience),
+        Benchmark::Outliers(arguments) => edge::trouble::outliers(&arguments.of(quick), &patience),
+        Benchmark::Overload(arguments) => edge::trouble::overload(&arguments.of(quick), &patience),
         Benchmark::Routes(arguments) => edge::routes::run(&arguments.of(quick), &patience),
         Benchmark::Footprint(arguments) => footprint::run(&arguments.of(quick), &patience),
         Benchmark::BuildTime => build_time::run(&patience),

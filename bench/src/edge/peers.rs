@@ -29,6 +29,10 @@ pub(super) struct Setup<'a> {
     pub(super) certificate: Option<&'a Path>,
     /// Instances are spoken to by mutual TLS.
     pub(super) mutual: Option<Mutual<'a>>,
+    /// Who fails is passed over for a while, and what it failed is tried again elsewhere.
+    pub(super) breaks: bool,
+    /// Never more than this at an instance: others wait. HAProxy only, as nginx lets nobody wait.
+    pub(super) most: Option<u32>,
 }
 
 /// How an instance is known, and the peer to it.
@@ -80,7 +84,9 @@ impl Peer {
                  proxy_next_upstream_tries 3;\nlimit_req zone=rate burst=100000 nodelay;\nlimit_conn connections 60000;",
             )
         } else {
-            ("access_log off;".to_owned(), "")
+            let again =
+                "proxy_next_upstream error timeout http_502 http_503 http_504;\nproxy_next_upstream_tries 3;";
+            ("access_log off;".to_owned(), if setup.breaks { again } else { "" })
         };
         let text = format!(
             "user root;\nworker_processes {threads};\nworker_rlimit_nofile 65536;\ndaemon off;\npid {at}/pid;\n\
@@ -120,18 +126,30 @@ impl Peer {
             let (own, roots) = (own.display(), roots.display());
             format!(" ssl crt {own} ca-file {roots} verify required verifyhost {name} sni str({name})")
         });
+        // A port that listens is asked whether it is back.
+        let breaks = match setup.breaks {
+            true => " check inter 1s rise 1 observe layer7 error-limit 5 on-error mark-down",
+            false => "",
+        };
+        let again = match setup.breaks {
+            true => {
+                "  retries 2\n  option redispatch 1\n  retry-on conn-failure empty-response 502 503 504\n"
+            }
+            false => "",
+        };
+        let most = setup.most.map_or_else(String::new, |most| format!(" maxconn {most}"));
         let bind = match setup.certificate {
             Some(file) => format!("  bind {address} ssl crt {} alpn h2,http/1.1", file.display()),
             None => format!("  bind {address}\n  bind {} proto h2", beside(address)),
         };
         let servers = lines(instances, |instance| {
             number += 1;
-            format!("  server i{number} {instance} pool-max-conn 256{mutual}")
+            format!("  server i{number} {instance} pool-max-conn 256{mutual}{breaks}{most}")
         });
         let text = format!(
             "global\n  nbthread {}\n  maxconn 8000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 75s\n\
              \x20 timeout server 30s\n  http-reuse always\nfrontend f\n{bind}\n\
-             \x20 default_backend b\nbackend b\n  balance leastconn\n  option forwardfor\n{servers}",
+             \x20 default_backend b\nbackend b\n  balance leastconn\n  option forwardfor\n{again}{servers}",
             machine::cores(),
         );
         std::fs::write(&config, text)?;

@@ -64,7 +64,7 @@ fn at_the_door(
     let keys = "scale = { min = 2, max = 2, concurrency = 3000 }\nresources = { memory = \"64MiB\" }\n\
                 recycle = { requests = 0 }\ntls = { certificate = \"front.crt\", key = \"front.key\" }";
     server.apply(patience, &manifest(Program::Quick, keys))?;
-    let instances = addresses(server, patience)?;
+    let instances = addresses(server, patience, 2)?;
     let setup = Setup { certificate: Some(&certificate), ..Setup::default() };
     let peers = peers(patience, folder, &instances, setup)?;
     compare(arguments, patience, (&FRONT, &sides(server, server.https(), &peers, true)), promise_of_the_door)
@@ -80,7 +80,7 @@ fn to_instances(
     let keys = "protocol = \"https\"\nscale = { min = 2, max = 2, concurrency = 3000 }\n\
                 resources = { memory = \"64MiB\" }\nrecycle = { requests = 0 }";
     server.apply(patience, &manifest(Program::Sealed, keys))?;
-    let instances = addresses(server, patience)?;
+    let instances = addresses(server, patience, 2)?;
     let (own, roots) = client_certificate(patience, server)?;
     let mutual = Mutual { own: &own, roots: &roots, name: "s0.bench.internal" };
     let peers = peers(patience, folder, &instances, Setup { mutual: Some(mutual), ..Setup::default() })?;
