@@ -18,6 +18,8 @@ use crate::Proof;
 
 /// How long the authority may take to look at a host, and again to sign.
 const POLLED_FOR: Duration = Duration::from_secs(90);
+/// As far as this node's clock may be behind the authority's.
+const BEHIND: Duration = Duration::from_secs(3_600);
 /// An order is for one host, and proves it once.
 const AUTHORIZATIONS_MAX: usize = 4;
 /// The longest token that is put in force: RFC 8555 has no bound, authorities use 43.
@@ -68,7 +70,7 @@ pub(crate) async fn order(
     host: &str,
     proof: Proof,
     routing: Arc<dyn Routing>,
-    now: Moment,
+    clock: &(dyn Fn() -> Moment + Send + Sync),
 ) -> Result<(Files, Material), OrderError> {
     let identifiers = [Identifier::Dns(host.to_owned())];
     let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
@@ -99,8 +101,12 @@ pub(crate) async fn order(
         challenge.set_ready().await?;
     }
     let policy = RetryPolicy::new().timeout(POLLED_FOR).backoff(1.5);
-    if order.poll_ready(&policy).await? != OrderStatus::Ready {
-        return Err(refused(&mut order, proof).await);
+    match order.poll_ready(&policy).await {
+        Ok(OrderStatus::Ready) => {}
+        // What it found is told with the order, or with its parts.
+        Err(Error::Api(problem)) => return Err(not_proven(proof, &problem.to_string())),
+        Err(error) => return Err(error.into()),
+        Ok(_) => return Err(refused(&mut order, proof).await),
     }
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new([host.to_owned()])?;
@@ -112,8 +118,14 @@ pub(crate) async fn order(
     let files = Files { certificate: Some(certificate), key, client_ca: None };
     let material = files::read(&files)?;
     material.covers(&[host.to_owned()])?;
-    material.fresh(now)?;
+    material.fresh(seen_from(&material, clock()))?;
     Ok((files, material))
+}
+
+/// From when a certificate that was just issued is looked at: this clock may be behind the authority's.
+fn seen_from(material: &Material, now: Moment) -> Moment {
+    let begins = material.presented.certificate.as_ref().map(|leaf| leaf.not_before);
+    begins.filter(|begins| begins.since(now) <= BEHIND).map_or(now, |begins| begins.max(now))
 }
 
 /// What the authority found when it looked.

@@ -155,7 +155,7 @@ impl Acme {
             let ordered = async {
                 let account = account::account(&acme.config, &acme.store, &acme.client).await?;
                 let routing = Arc::clone(&acme.deps.routing);
-                Ok(order::order(&account, &host, proof, routing, acme.now()).await?)
+                Ok(order::order(&account, &host, proof, routing, &*acme.deps.clock).await?)
             };
             timeout(ORDER_WITHIN, ordered).await.unwrap_or(Err(Failed::TooLong))
         });

@@ -119,11 +119,18 @@ impl Roots {
 
 /// How an authority is spoken to that proves a host.
 pub(super) fn challenge(terms: &Terms, certificate: &Certificate) -> Result<Arc<ServerConfig>, Unusable> {
-    Ok(terms.challenge(Arc::new(certified(terms, certificate)?))?)
+    // What it says is for who proves the host alone, in an extension that nobody else may pass over: it isn't
+    // looked at as others are.
+    let key = PrivateKeyDer::try_from(certificate.key.expose()).map_err(|_| Unusable::Key)?;
+    let key = terms.provider.key_provider.load_private_key(key.clone_key())?;
+    Ok(terms.challenge(Arc::new(CertifiedKey::new(chain(certificate), key)))?)
 }
 
 fn certified(terms: &Terms, certificate: &Certificate) -> Result<CertifiedKey, Unusable> {
     let key = PrivateKeyDer::try_from(certificate.key.expose()).map_err(|_| Unusable::Key)?;
-    let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    Ok(CertifiedKey::from_der(chain, key.clone_key(), &terms.provider)?)
+    Ok(CertifiedKey::from_der(chain(certificate), key.clone_key(), &terms.provider)?)
+}
+
+fn chain(certificate: &Certificate) -> Vec<CertificateDer<'static>> {
+    certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect()
 }
