@@ -9,7 +9,7 @@ use std::{
 };
 
 /// What the tests use besides Rust, as Debian calls it.
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 18] = [
     "buildah",
     "busybox-static",
     "curl",
@@ -21,6 +21,8 @@ const PACKAGES: [&str; 16] = [
     "musl-tools",
     "nftables",
     "nodejs",
+    "openssl",
+    "pebble",
     "podman",
     "procps",
     "python3",
@@ -29,7 +31,7 @@ const PACKAGES: [&str; 16] = [
 ];
 
 /// Programs by which a machine without dpkg is judged.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 14] = [
     "buildah",
     "busybox",
     "curl",
@@ -39,6 +41,8 @@ const PROGRAMS: [&str; 12] = [
     "musl-gcc",
     "nft",
     "node",
+    "openssl",
+    "pebble",
     "podman",
     "runc",
     "skopeo",
