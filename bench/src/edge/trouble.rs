@@ -117,7 +117,7 @@ pub(crate) fn overload(arguments: &Arguments, patience: &Patience) -> Result<Pro
     let (instances, workers, takes) = WORKERS;
     let keys = format!(
         "scale = {{ min = {instances}, max = {instances}, concurrency = {workers}, concurrency_max = {workers} }}\n\
-         resources = {{ memory = \"64MiB\" }}\nrecycle = {{ requests = 0 }}\ntimeout = \"30s\"",
+         resources = {{ memory = \"256MiB\", pids = 4000 }}\nrecycle = {{ requests = 0 }}\ntimeout = \"30s\"",
     );
     server.apply(patience, &minato::services(Program::Moody, 1, &keys))?;
     let addresses = ready(&server, patience, instances)?;
