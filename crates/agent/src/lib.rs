@@ -248,6 +248,10 @@ impl Wake for Agent {
         self.node.signals.failing(instance);
     }
 
+    fn distrust(&self, instance: &InstanceId, reason: &str) {
+        self.node.signals.distrust(instance, reason);
+    }
+
     fn is_starting(&self, release: &ReleaseKey) -> bool {
         // Whoever has the table may be calling the edge.
         let Ok(table) = self.node.table.try_lock() else { return true };

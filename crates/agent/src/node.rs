@@ -98,6 +98,8 @@ struct Told {
     wakes: BTreeMap<ReleaseKey, u32>,
     suspects: BTreeSet<InstanceId>,
     failing: BTreeSet<InstanceId>,
+    /// And why, as it was said last.
+    distrusted: BTreeMap<InstanceId, String>,
 }
 
 impl Signals {
@@ -134,6 +136,12 @@ impl Signals {
     /// The edge doubts that an instance lives.
     pub(crate) fn suspect(&self, instance: &InstanceId) {
         self.told().suspects.insert(instance.clone());
+        self.changed.notify_one();
+    }
+
+    /// An instance isn't who it should be for the edge, for this reason.
+    pub(crate) fn distrust(&self, instance: &InstanceId, reason: &str) {
+        self.told().distrusted.entry(instance.clone()).or_insert_with(|| reason.to_owned());
         self.changed.notify_one();
     }
 
@@ -218,8 +226,11 @@ pub(crate) async fn run(node: Arc<Node>) {
             _ = tick.tick() => true,
         };
         let told = std::mem::take(&mut *node.signals.told());
-        for id in &told.suspects {
+        for id in told.suspects.iter().chain(told.distrusted.keys()) {
             node.order(id, |orders| orders.suspected += 1);
+        }
+        for (id, reason) in told.distrusted {
+            note_distrust(&node, &id, reason);
         }
         let mut services = told.services;
         for id in &told.failing {
@@ -243,6 +254,21 @@ pub(crate) async fn run(node: Arc<Node>) {
             node.tasks.spawn(async move { trees.sweep(needed).await });
         }
     }
+}
+
+/// Keeps for its story why the edge sends an instance nothing. The edge says so with each request.
+fn note_distrust(node: &Node, id: &InstanceId, reason: String) {
+    let release = {
+        let mut table = node.table();
+        let Some(record) = table.instances.get_mut(id) else { return };
+        if record.vitals.distrusted.as_ref() == Some(&reason) {
+            return;
+        }
+        record.vitals.distrusted = Some(reason.clone());
+        record.release.clone()
+    };
+    let reason = format!("the edge doesn't trust it: {reason}");
+    node.record("instance_distrusted", &release, id, &reason, serde_json::Value::Null);
 }
 
 /// The trees that a release or an instance needs.

@@ -25,6 +25,8 @@ pub(crate) struct Vitals {
     stuck: bool,
     /// It fails the edge's probes, one after another.
     pub(crate) failing: bool,
+    /// Why the edge sent it nothing, as that was said last.
+    pub(crate) distrusted: Option<String>,
     /// What its mounts were when it became ready, shortened.
     pub(crate) mounts: Option<u64>,
     /// What of it was changed by hand.
@@ -49,6 +51,7 @@ impl Vitals {
             crowded: None,
             stuck: false,
             failing: false,
+            distrusted: None,
             mounts: None,
             drifted: None,
         }

@@ -98,22 +98,7 @@ enum Outcome {
 
 /// Tries until an instance begins to answer, or the answer is the edge's own.
 pub(crate) async fn run(task: Task<'_>, service: Arc<Service>) -> Result<Attempt, Refused> {
-    let begin = task.local.shared.clock.instant(task.end.began);
-    let timeout = task.patience.map_or(service.route.timeout, |patience| patience.min(service.route.timeout));
-    let deadline = begin + timeout;
-    let (release, avoid, waiting_since, number) = (None, None, None, None);
-    let mut walk = Walk {
-        task,
-        service,
-        release,
-        timeout,
-        deadline,
-        avoid,
-        distrusted: None,
-        failures: 0,
-        waiting_since,
-        number,
-    };
+    let mut walk = Walk::new(task, service);
     loop {
         let lease = match walk.balance() {
             Some(lease) => lease,
@@ -189,7 +174,25 @@ enum Stop {
     Answer(Answer),
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(task: Task<'a>, service: Arc<Service>) -> Self {
+        let begin = task.local.shared.clock.instant(task.end.began);
+        let most = service.route.timeout;
+        let timeout = task.patience.map_or(most, |patience| patience.min(most));
+        Self {
+            task,
+            service,
+            release: None,
+            timeout,
+            deadline: begin + timeout,
+            avoid: None,
+            distrusted: None,
+            failures: 0,
+            waiting_since: None,
+            number: None,
+        }
+    }
+
     /// A place on an instance, if one can be had at once.
     fn balance(&mut self) -> Option<Lease> {
         if let Some(release) = self.release.take().filter(|release| self.keeps(release)) {

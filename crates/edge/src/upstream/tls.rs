@@ -276,6 +276,7 @@ impl Distrust {
         matches!(error, rustls::Error::AlertReceived(_)).then(|| Self::of(error))
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told as they are")]
     fn of(error: &rustls::Error) -> Self {
         let (kind, reason) = match error {
             rustls::Error::InvalidCertificate(error) => return Self::of_certificate(error),
@@ -293,6 +294,7 @@ impl Distrust {
         Self { kind, reason }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told as they are")]
     fn of_certificate(error: &CertificateError) -> Self {
         let at = |time: &UnixTime| moment(time.as_secs());
         let (kind, reason) = match error {
@@ -317,6 +319,7 @@ impl Distrust {
 }
 
 /// What an instance says by an alert.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others say the same to who looks after it")]
 fn refusal(alert: AlertDescription) -> &'static str {
     use AlertDescription as A;
     match alert {

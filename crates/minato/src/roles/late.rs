@@ -91,6 +91,15 @@ impl Wake for Late {
         );
     }
 
+    fn distrust(&self, instance: &InstanceId, reason: &str) {
+        self.pass(
+            |wake| wake.distrust(instance, reason),
+            |early| {
+                early.suspects.insert(instance.clone());
+            },
+        );
+    }
+
     fn is_starting(&self, release: &ReleaseKey) -> bool {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner).wake.clone();
         known.is_none_or(|wake| wake.is_starting(release))
