@@ -300,13 +300,25 @@ impl Server {
         serde_json::from_str(&self.call(path)?).with_context(|| format!("the API's answer to {path}"))
     }
 
+    /// Applies a manifest by the API itself, and says when that answered.
+    pub(crate) fn applied(&self, manifest: &str) -> Result<Instant> {
+        let body = serde_json::json!({ "files": [{ "name": "bench.toml", "text": manifest }] }).to_string();
+        let more = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        self.asked("POST", "/api/v1/apply", &more, &body)?;
+        Ok(now())
+    }
+
     fn call(&self, path: &str) -> Result<String> {
+        self.asked("GET", path, "", "")
+    }
+
+    fn asked(&self, method: &str, path: &str, more: &str, body: &str) -> Result<String> {
         let mut stream = TcpStream::connect_timeout(&self.api, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let (host, token) = (self.api, &self.token);
         // HTTP/1.0: the answer isn't cut into chunks.
         stream.write_all(
-            format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n")
+            format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n{more}\r\n{body}")
                 .as_bytes(),
         )?;
         let mut answer = String::new();

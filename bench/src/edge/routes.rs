@@ -1,14 +1,15 @@
 //! Many routes beside few: two servers with the same instance behind one host, asked in turns; one of them has
 //! thousands of other hosts.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Arguments, Case, Client, Place, Side, measure, ratio, report};
 use crate::{
-    figures::number,
+    figures::{count, ms, number},
     image::Program,
+    load::{Load, Plan, failures},
     machine,
     minato::{self, Server, host},
     patience::Patience,
@@ -59,7 +60,64 @@ pub(crate) fn run(arguments: &Arguments, patience: &Patience) -> Result<Promises
         1.05,
         None,
     );
+    swap(arguments, patience, &mut promises)?;
     Ok(promises)
+}
+
+/// Moves a host from one service to another and back, under load: how long after the API's answer the old
+/// one's last answer comes.
+fn swap(arguments: &Arguments, patience: &Patience, promises: &mut Promises) -> Result<()> {
+    let (_folder, server) = minato::served(patience, Program::Many)?;
+    let manifest = |owner: usize| {
+        let service = |number: usize| {
+            let hosts = if number == owner { format!("hosts = [\"{}\"]\n", host(0)) } else { String::new() };
+            let image = Program::Many.image();
+            format!(
+                "[services.s{number}]\nimage = \"{image}\"\n{hosts}scale = {{ min = 1, max = 1, concurrency = 100 }}\n"
+            )
+        };
+        format!("app = \"bench\"\n{}{}", service(0), service(1))
+    };
+    server.apply(patience, &manifest(0))?;
+    let ready = server.ready(patience, 2)?;
+    let of = |service: &str| {
+        let one = ready.iter().find(|one| one["service"] == service);
+        one.and_then(|one| one["id"].as_str()).map(str::to_owned).context("an instance without an id")
+    };
+    let instances = [of("s0")?, of("s1")?];
+    let load = Load::start(&Plan {
+        address: server.http(),
+        hosts: vec![host(0)],
+        path: "/",
+        rate: 1_000,
+        connections: 32,
+    });
+    let mut moved = Vec::new();
+    for turn in 1..=2 * arguments.rounds {
+        patience.rest(Duration::from_millis(500))?;
+        moved.push((server.applied(&manifest(turn % 2))?, instances[(turn + 1) % 2].clone()));
+    }
+    patience.rest(Duration::from_millis(500))?;
+    let samples = load.finish()?;
+    let until = moved.iter().skip(1).map(|(at, _)| Some(*at)).chain([None]);
+    let late = moved.iter().zip(until).map(|((answered, old), until)| {
+        let theirs = samples.iter().filter(|sample| sample.outcome.as_ref().is_ok_and(|name| name == old));
+        let within = theirs.filter(|sample| until.is_none_or(|until| sample.ended < until));
+        within.map(|sample| sample.ended.saturating_duration_since(*answered)).max().map_or(0.0, ms)
+    });
+    let late = late.fold(0.0, f64::max);
+    let failed = failures(&samples).len();
+    println!(
+        "a host moved {} times under 1,000 requests a second: the old service's last answer came {} ms after \
+         the API's at most; {} of {} requests failed\n",
+        moved.len(),
+        number(late),
+        failed,
+        samples.len()
+    );
+    promises.at_most("P8 the old route's last answer, ms after the API's", late, 50.0, None);
+    promises.at_most("P8 failed while routes change", count(failed), 0.0, None);
+    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below what a float holds exactly")]
