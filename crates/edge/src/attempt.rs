@@ -8,6 +8,7 @@ mod secured;
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::Method;
+use minato_identity::client::Distrust;
 use minato_model::{code::Code, manifest::Protocol, node::Phases, routing::Refusal, traffic::Balance};
 use tokio::time::Instant;
 
@@ -30,7 +31,6 @@ use crate::{
         connection::Connection,
         exchange::{self, Begun, Failure, Message},
         http2,
-        tls::Distrust,
         upload::{Broken, Upload},
     },
     waits::Wait,

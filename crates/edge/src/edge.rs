@@ -2,6 +2,7 @@
 
 use std::{io, net::TcpListener, sync::Arc, thread::JoinHandle, time::Duration};
 
+use minato_identity::client::Client;
 use minato_model::routing::Wake;
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -19,7 +20,6 @@ use crate::{
     serve::{self, Command, Life, Local},
     shared::Shared,
     tls::Tls,
-    upstream::tls::Credentials,
 };
 
 /// How long those who are told at the end that their request or stream ends have to read it; a little
@@ -103,7 +103,7 @@ impl Edge {
         let tls = (Tls::new(authority.clone()).map_err(StartError::Tls)?, port);
         let public = http.first().and_then(|listener| listener.local_addr().ok()).map(|address| address.ip());
         let config = (limits, trusted_proxies, plan, zone, public);
-        let credentials = authority.map(Credentials::new);
+        let credentials = authority.map(Client::new);
         let shared = Arc::new(Shared::new(config, wake, senders, inherited, tls, credentials));
         let (life, watching) = watch::channel(Life::Preparing);
         let mut edge = Self {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use minato_identity::client::Client;
 use minato_model::{
     ids::{InstanceId, ReleaseKey, ServiceKey},
     network::AddressPlan,
@@ -32,7 +33,6 @@ use crate::{
     snapshot::Snapshot,
     target::Target,
     tls::Tls,
-    upstream::tls::Credentials,
 };
 
 pub(crate) struct Shared {
@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) tls: Tls,
     /// `None`: no instance is spoken to over TLS.
-    pub(crate) credentials: Option<Credentials>,
+    pub(crate) credentials: Option<Client>,
     /// Where TLS is spoken at the public address.
     pub(crate) https: Option<u16>,
     pub(crate) totals: Totals,
@@ -113,7 +113,7 @@ impl Shared {
         commands: Vec<mpsc::UnboundedSender<Command>>,
         inherited: Inherited,
         (tls, https): (Tls, Option<u16>),
-        credentials: Option<Credentials>,
+        credentials: Option<Client>,
     ) -> Self {
         let (limits, trusted, plan, zone, public) = config;
         let thread = |commands| Thread { commands, connections: AtomicUsize::new(0) };

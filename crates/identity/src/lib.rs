@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod bundle;
 pub mod certificate;
+pub mod client;
 pub mod files;
 pub mod inspect;
 pub mod lifetimes;

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use minato_identity::client::Distrust;
 use minato_model::code::Code;
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ use crate::{
         connection::Connection,
         exchange::{self, Failure, Message},
         http2::{self, Share},
-        tls::{Distrust, Offer, OpenError, Opened},
+        tls::{self, Offer, OpenError, Opened},
     },
     waits::Wait,
 };
@@ -86,11 +87,11 @@ impl Walk<'_> {
     /// A new one.
     async fn open(&self, lease: &Lease) -> Result<Result<Way, Failure>, Stop> {
         let (local, target) = (self.task.local, lease.target());
-        let Some(credentials) = &local.shared.credentials else { return Err(unnamed()) };
+        let Some(client) = &local.shared.credentials else { return Err(unnamed()) };
         let within = local.shared.limits.connect.min(self.left()?);
         let offer = if self.task.upgrade { Offer::Http1 } else { Offer::Any };
         let broke = Failure::Broke { reused: false, sent: false };
-        let Opened { wire, http2 } = match credentials.open(target, offer, within).await {
+        let Opened { wire, http2 } = match tls::open(client, target, offer, within).await {
             Ok(opened) => opened,
             Err(OpenError::Refused) => return Err(Stop::Refused),
             Err(OpenError::Broke) => return Ok(Err(broke)),

@@ -4,6 +4,7 @@ use std::{future::Future, io, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use minato_identity::client::Distrust;
 use tokio::time::Instant;
 
 use super::{
@@ -11,7 +12,6 @@ use super::{
     framing::Framing,
     head::{self, Head},
     http2::Share,
-    tls::Distrust,
     upload::{Broken, Upload},
 };
 use crate::{grpc, headers::Length};
