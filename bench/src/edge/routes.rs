@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result};
 
 use super::{Arguments, Case, Client, Place, Side, measure, ratio, report};
 use crate::{
-    figures::{count, ms, number},
+    figures::{count, kinds, ms, number},
     image::Program,
     load::{Load, Plan, failures},
     machine,
     minato::{self, Server, host},
-    patience::Patience,
+    patience::{Patience, now},
     processes::expect,
     promises::Promises,
 };
@@ -95,28 +95,31 @@ fn swap(arguments: &Arguments, patience: &Patience, promises: &mut Promises) -> 
     let mut moved = Vec::new();
     for turn in 1..=2 * arguments.rounds {
         patience.rest(Duration::from_millis(500))?;
-        moved.push((server.applied(&manifest(turn % 2))?, instances[(turn + 1) % 2].clone()));
+        let asked = now();
+        moved.push((asked, server.applied(&manifest(turn % 2))?, instances[(turn + 1) % 2].clone()));
     }
     patience.rest(Duration::from_millis(500))?;
     let samples = load.finish()?;
-    let until = moved.iter().skip(1).map(|(at, _)| Some(*at)).chain([None]);
-    let late = moved.iter().zip(until).map(|((answered, old), until)| {
+    // From then on it may be the old service's again.
+    let until = moved.iter().skip(1).map(|(asked, ..)| Some(*asked)).chain([None]);
+    let late = moved.iter().zip(until).map(|((_, answered, old), until)| {
         let theirs = samples.iter().filter(|sample| sample.outcome.as_ref().is_ok_and(|name| name == old));
         let within = theirs.filter(|sample| until.is_none_or(|until| sample.ended < until));
         within.map(|sample| sample.ended.saturating_duration_since(*answered)).max().map_or(0.0, ms)
     });
     let late = late.fold(0.0, f64::max);
-    let failed = failures(&samples).len();
+    let failed = failures(&samples);
     println!(
         "a host moved {} times under 1,000 requests a second: the old service's last answer came {} ms after \
          the API's at most; {} of {} requests failed\n",
         moved.len(),
         number(late),
-        failed,
+        failed.len(),
         samples.len()
     );
+    println!("{}", kinds(&failed));
     promises.at_most("P8 the old route's last answer, ms after the API's", late, 50.0, None);
-    promises.at_most("P8 failed while routes change", count(failed), 0.0, None);
+    promises.at_most("P8 failed while routes change", count(failed.len()), 0.0, None);
     Ok(())
 }
 
