@@ -2,9 +2,11 @@
 //! not well leaves routing and is left alive. Who stays so is replaced, which is decided elsewhere.
 
 mod http2;
+mod secured;
 
 use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
+use minato_identity::client::{Distrust, Terms, TermsError};
 use minato_model::{
     code::Code,
     ids::{InstanceId, ReleaseKey},
@@ -12,7 +14,7 @@ use minato_model::{
     route::Endpoint,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::watch,
     time::{Instant, sleep_until, timeout},
@@ -51,30 +53,56 @@ pub(crate) enum CheckError {
     Timeout(Duration),
     #[error("it answers `{0}`")]
     Answer(String),
+    #[error("it is not trusted: {}", .0.reason)]
+    Distrusted(Distrust),
+    #[error("it can't be asked over TLS")]
+    Terms(#[from] TermsError),
+}
+
+/// How an instance is asked.
+#[derive(Debug)]
+enum Speech {
+    Plain(Protocol),
+    Secured(Terms),
+}
+
+impl Speech {
+    /// As it is now; sessions go on if nothing has changed since.
+    fn of(node: &Node, id: &InstanceId, key: &ReleaseKey, before: Option<&Self>) -> Result<Self, TermsError> {
+        let protocol = protocol(node, key).unwrap_or(Protocol::Http);
+        if protocol != Protocol::Https {
+            return Ok(Self::Plain(protocol));
+        }
+        let before = before.and_then(|before| match before {
+            Self::Plain(_) => None,
+            Self::Secured(terms) => Some(terms),
+        });
+        node.client.terms(&key.service, id, before).map(Self::Secured)
+    }
 }
 
 impl CheckError {
     /// Whether it is the server that couldn't ask.
     fn is_want(&self) -> bool {
-        matches!(self, Self::Io(error) if look::is_want(error))
+        matches!(self, Self::Terms(_)) || matches!(self, Self::Io(error) if look::is_want(error))
     }
 }
 
 /// The checks of a start: until the first that is well.
 pub(crate) async fn first(
     node: &Node,
-    key: &ReleaseKey,
+    (id, key): (&InstanceId, &ReleaseKey),
     address: Ipv4Addr,
     port: u16,
     deadline: Instant,
     orders: &mut watch::Receiver<Orders>,
 ) -> Result<(), Stop> {
     let Some(health) = configured(node, key) else { return Ok(()) };
-    let protocol = protocol(node, key).unwrap_or(Protocol::Http);
+    let mut kept = None;
     let (mut pause, longest) = FIRST;
     loop {
         let asked = tokio::select! {
-            asked = ask(address, port, protocol, &health) => asked,
+            asked = ask_as(node, (id, key), (address, port), &mut kept, &health) => asked,
             stop = start::unwanted(orders) => return Err(stop),
         };
         let Err(error) = asked else { return Ok(()) };
@@ -135,6 +163,8 @@ struct Watched<'a> {
     /// It is to be looked at closely, and hasn't been yet.
     closely: bool,
     looked: Instant,
+    /// How it was asked last.
+    speech: Option<Speech>,
     judgement: Judgement,
 }
 
@@ -213,7 +243,16 @@ impl Judgement {
 impl<'a> Watched<'a> {
     fn new(node: &'a Arc<Node>, id: &'a InstanceId, key: &'a ReleaseKey, suspected: u32) -> Self {
         let looked = Instant::now();
-        Self { node, id, key, suspected, closely: false, looked, judgement: Judgement::new(looked) }
+        Self {
+            node,
+            id,
+            key,
+            suspected,
+            closely: false,
+            looked,
+            speech: None,
+            judgement: Judgement::new(looked),
+        }
     }
 
     /// When it is to be looked at next.
@@ -226,10 +265,11 @@ impl<'a> Watched<'a> {
     /// failure: a request has failed already. Orders don't wait behind a check that hangs.
     async fn examine(&mut self, closely: bool, orders: &mut watch::Receiver<Orders>) {
         self.closely |= closely;
+        let closest = self.closely || self.judgement.well.is_none();
         let found = tokio::select! {
             biased;
             _ = drain::wait(orders, |orders| orders.drain.is_some()) => return,
-            found = self.look(self.closely || self.judgement.well.is_none()) => found,
+            found = self.look(closest) => found,
         };
         self.looked = Instant::now();
         let closely = self.closely;
@@ -243,7 +283,7 @@ impl<'a> Watched<'a> {
     }
 
     /// Whether it listens, if nothing else tells or `closely`; then its health check, if it has one.
-    async fn look(&self, closely: bool) -> Found {
+    async fn look(&mut self, closely: bool) -> Found {
         let sure = |reason: String| Found::Unwell { sure: true, reason };
         let known = self.node.table().instances.get(self.id).map(|r| (r.pid, r.address, r.port));
         let Some((Some(pid), address, port)) = known else { return sure("it has no process".to_owned()) };
@@ -257,8 +297,7 @@ impl<'a> Watched<'a> {
             }
         }
         let Some(health) = health else { return Found::Well };
-        let protocol = protocol(self.node, self.key).unwrap_or(Protocol::Http);
-        match ask(address, port, protocol, &health).await {
+        match ask_as(self.node, (self.id, self.key), (address, port), &mut self.speech, &health).await {
             Ok(()) => Found::Well,
             Err(error) if error.is_want() => Found::Unknown(whole(&error)),
             Err(error) => {
@@ -311,26 +350,47 @@ pub(crate) fn protocol(node: &Node, key: &ReleaseKey) -> Option<Protocol> {
     node.table().releases.get(key).map(|state| state.release.spec.protocol)
 }
 
+/// Asks an instance once, as it is spoken to now.
+async fn ask_as(
+    node: &Node,
+    (id, key): (&InstanceId, &ReleaseKey),
+    place: (Ipv4Addr, u16),
+    kept: &mut Option<Speech>,
+    health: &Health,
+) -> Result<(), CheckError> {
+    let speech = Speech::of(node, id, key, kept.as_ref())?;
+    ask(place, kept.insert(speech), health).await
+}
+
 /// Asks once.
-async fn ask(address: Ipv4Addr, port: u16, protocol: Protocol, health: &Health) -> Result<(), CheckError> {
+async fn ask(place: (Ipv4Addr, u16), speech: &Speech, health: &Health) -> Result<(), CheckError> {
     let limit = health.every.clamp(RETRY, ANSWER_MAX);
+    let host = format!("{}:{}", place.0, place.1);
     let asked = async {
-        match protocol {
-            Protocol::Http | Protocol::Https | Protocol::Tcp => exchange(address, port, &health.path).await,
-            Protocol::H2c | Protocol::Grpc => {
-                let stream = TcpStream::connect((address, port)).await?;
-                let call = protocol == Protocol::Grpc;
-                http2::exchange(stream, &format!("{address}:{port}"), &health.path, call).await
+        let stream = TcpStream::connect(place).await?;
+        match speech {
+            Speech::Secured(terms) => secured::exchange(stream, terms, &host, &health.path).await,
+            Speech::Plain(Protocol::H2c) => {
+                http2::exchange(stream, ("http", &host), &health.path, false).await
+            }
+            Speech::Plain(Protocol::Grpc) => {
+                http2::exchange(stream, ("http", &host), &health.path, true).await
+            }
+            Speech::Plain(Protocol::Http | Protocol::Https | Protocol::Tcp) => {
+                exchange(stream, &host, &health.path).await
             }
         }
     };
     timeout(limit, asked).await.unwrap_or(Err(CheckError::Timeout(limit)))
 }
 
-async fn exchange(address: Ipv4Addr, port: u16, path: &str) -> Result<(), CheckError> {
-    let mut stream = TcpStream::connect((address, port)).await?;
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    host: &str,
+    path: &str,
+) -> Result<(), CheckError> {
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}:{port}\r\nUser-Agent: minato-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: minato-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
     // The status line is all that counts.
@@ -371,7 +431,7 @@ mod tests {
             String::from_utf8_lossy(&request[..read]).into_owned()
         });
         let health = Health { path: "/healthz".to_owned(), every: Duration::from_secs(2) };
-        let result = ask(Ipv4Addr::LOCALHOST, port, Protocol::Http, &health).await;
+        let result = ask((Ipv4Addr::LOCALHOST, port), &Speech::Plain(Protocol::Http), &health).await;
         assert!(served.await.unwrap().starts_with("GET /healthz HTTP/1.1\r\n"));
         result
     }

@@ -224,6 +224,7 @@ fn node(config: Config, deps: Deps) -> Node {
         signals: Signals::default(),
         slots: Slots::new(u32::try_from(2 * cores).unwrap_or(u32::MAX)),
         pool: Pool::new(pool),
+        client: minato_identity::client::Client::new(Arc::clone(&authority)),
         issuer: Issuer::new(authority),
         looks: tokio::sync::Mutex::default(),
         loops: TaskTracker::new(),

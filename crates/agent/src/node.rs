@@ -61,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) pool: Pool,
     /// The instances' certificates, with keys that were made ahead.
     pub(crate) issuer: Issuer,
+    /// How instances are spoken to over TLS.
+    pub(crate) client: minato_identity::client::Client,
     /// The looks at what it uses, by those who ask.
     pub(crate) looks: tokio::sync::Mutex<Looks>,
     /// What follows, decides and reports.

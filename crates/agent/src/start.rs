@@ -239,7 +239,7 @@ async fn until_ready(
             .push(format!("it listens on port {port} of 127.0.0.1 only: make it listen on 0.0.0.0"));
     }
     listening?;
-    health::first(node, key, address, port, deadline.at, orders).await?;
+    health::first(node, (id, key), address, port, deadline.at, orders).await?;
     still_wanted(orders)?;
     let cold = phases.executed.is_some() && phases.listening.is_none();
     if cold {

@@ -189,6 +189,12 @@ impl Distrust {
         matches!(error, rustls::Error::AlertReceived(_)).then(|| Self::of(error))
     }
 
+    /// What is wrong where a connection of the library failed so while it was agreed upon.
+    #[must_use]
+    pub fn in_handshake(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().map(Self::of)
+    }
+
     /// What is wrong where a handshake failed so.
     #[must_use]
     #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told as they are")]

@@ -6,7 +6,7 @@ use std::io;
 use bytes::Bytes;
 use h2::{RecvStream, client::ResponseFuture};
 use http::{Request, StatusCode, Version, header};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::CheckError;
 
@@ -14,19 +14,19 @@ use super::CheckError;
 const EMPTY: [u8; 5] = [0; 5];
 /// What gRPC's own health service answers when it is well: `status = SERVING`.
 const SERVING: [u8; 7] = [0, 0, 0, 0, 2, 8, 1];
-const HEALTH: &str = "/grpc.health.v1.Health/Check";
+pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// No more of an answer is looked at.
 const BODY_MAX: usize = 16 * 1024;
 
 /// Asks once; `call`: by gRPC.
 pub(super) async fn exchange(
-    stream: TcpStream,
-    authority: &str,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    (scheme, authority): (&str, &str),
     path: &str,
     call: bool,
 ) -> Result<(), CheckError> {
     let (mut send, connection) = h2::client::handshake(stream).await.map_err(failed)?;
-    let uri = format!("http://{authority}{path}");
+    let uri = format!("{scheme}://{authority}{path}");
     let mut request =
         Request::builder().uri(uri).version(Version::HTTP_2).header("user-agent", "minato-health");
     if call {
@@ -101,7 +101,7 @@ mod tests {
     use minato_model::manifest::{Health, Protocol};
     use tokio::net::TcpListener;
 
-    use super::*;
+    use super::{super::Speech, *};
 
     /// A server that answers one request so.
     async fn check(
@@ -128,7 +128,7 @@ mod tests {
             request.method().to_string()
         });
         let health = Health { path: path.to_owned(), every: Duration::from_secs(2) };
-        let result = super::super::ask(Ipv4Addr::LOCALHOST, port, protocol, &health).await;
+        let result = super::super::ask((Ipv4Addr::LOCALHOST, port), &Speech::Plain(protocol), &health).await;
         let method = served.await.unwrap();
         assert_eq!(method, if protocol == Protocol::Grpc { "POST" } else { "GET" });
         result.map_err(|error| error.to_string())

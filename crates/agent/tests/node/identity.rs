@@ -1,6 +1,10 @@
 //! The certificates of instances: issued with each start, known to the next server, replaced in time.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    process::{Command, Stdio},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use minato_agent::Agent;
 use minato_identity::{SpiffeId, inspect, verify};
@@ -129,5 +133,27 @@ fn who_can_not_be_issued_a_certificate_is_tried_again() {
         let endpoint = ground.admitted(1).await.remove(0);
         assert_eq!(certificates(&endpoint, "/tls.crt").await.len(), 2);
         agent.stop(true).await;
+    });
+}
+
+#[test]
+fn an_older_keepers_instances_run_without_one() {
+    run(async |ground| {
+        let mut keeper = Command::new(env!("CARGO_BIN_EXE_minato-agent-keeper"))
+            .args(["keeper".as_ref(), ground.data().as_os_str(), ground.id().as_ref()])
+            .args(["--protocol", "2"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::read_to_string(keeper.stdout.take().unwrap()).unwrap();
+        let agent = ground.agent().await;
+        ground.apply(&one(&ground)).await;
+        let endpoint = ground.admitted(1).await.remove(0);
+        assert!(get(&endpoint, "/tls.crt").await.contains(" 404 "));
+        let life = agent.life(&endpoint.instance).await.unwrap();
+        assert_eq!(life.instance.identity, None);
+        assert!(life.findings[0].starts_with("it has no certificate: the keeper is of an earlier version"));
+        agent.stop(true).await;
+        assert!(keeper.wait().unwrap().success());
     });
 }
