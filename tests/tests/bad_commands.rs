@@ -171,7 +171,7 @@ const WRONG: &[(&str, &str, u32, &str, &str, &str)] = &[
     ("paths = [\"api\"]", "invalid_value", 4, "services.web.paths", "`api`", "/api"),
     ("hosts = [\"*.localhost\"]", "invalid_value", 4, "services.web.hosts", "*.localhost", "wildcard"),
     ("rate = { per = \"ip\" }", "invalid_value", 4, "services.web.rate.per", "\"ip\"", "address"),
-    ("protocol = \"https\"", "not_supported", 4, "services.web.protocol", "not supported yet", ""),
+    ("protocol = \"tls\"", "invalid_value", 4, "services.web.protocol", "\"tls\"", "https"),
     (
         "[services.web.breaker]\nfailures = 0",
         "invalid_value",

@@ -110,9 +110,8 @@ fn protocol(table: &Table<'_>) -> Protocol {
         Some("h2c") => return Protocol::H2c,
         Some("grpc") => return Protocol::Grpc,
         Some("tcp") => return Protocol::Tcp,
-        // One after another, as the edge learns them.
-        Some(other @ "https") => not_yet(&value, other),
-        Some(other) => unknown_word(&value, other, "http\", \"h2c\", \"grpc\" or \"tcp"),
+        Some("https") => return Protocol::Https,
+        Some(other) => unknown_word(&value, other, "http\", \"h2c\", \"https\", \"grpc\" or \"tcp"),
     }
     Protocol::Http
 }

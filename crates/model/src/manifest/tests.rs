@@ -209,7 +209,6 @@ fn what_does_not_work_yet_is_refused() {
     let keys = [
         "bind = [\"orders\"]",
         "sign = \"required\"",
-        "protocol = \"https\"",
         "metrics = { path = \"/metrics\" }",
         "place = { spread = \"zone\" }",
         "scale = { metrics = [] }",
@@ -238,9 +237,10 @@ fn how_an_instance_is_spoken_to_is_read() {
     assert_eq!(protocol(""), Protocol::Http);
     assert_eq!(protocol("protocol = \"h2c\""), Protocol::H2c);
     assert_eq!(protocol("protocol = \"grpc\""), Protocol::Grpc);
+    assert_eq!(protocol("protocol = \"https\""), Protocol::Https);
     check(
         &format!("{HEAD}protocol = \"http2\""),
-        "4 invalid_value services.web.protocol: `services.web.protocol` can't be \"http2\" | it takes \"http\", \"h2c\", \"grpc\" or \"tcp\"",
+        "4 invalid_value services.web.protocol: `services.web.protocol` can't be \"http2\" | it takes \"http\", \"h2c\", \"https\", \"grpc\" or \"tcp\"",
     );
 }
 
