@@ -1,6 +1,7 @@
 //! What is declared, and what isn't.
 
-use minato_model::code::Code;
+use minato_model::{code::Code, keys, slice::Slice};
+use minato_state::State as _;
 
 use super::rig::{Rig, key};
 use crate::apply::Wishes;
@@ -52,6 +53,22 @@ async fn a_key_of_the_service_starts_nothing_anew() {
     assert_eq!(slice.route.timeout.as_secs(), 5);
     assert_eq!(slice.releases.len(), 1);
     assert_eq!(slice.releases[0].release.number, 1);
+}
+
+#[tokio::test]
+async fn a_host_that_moves_is_at_no_moment_nobodys() {
+    let rig = shop().await;
+    rig.apply(SHOP).await;
+    let before = rig.read().await.revision;
+    let host = "hosts = [\"shop.localhost\"]\n";
+    let moved = format!("{}{host}", SHOP.replace(host, ""));
+    assert_eq!(rig.apply(&moved).await, ["update shop/cart hosts", "update shop/web hosts"]);
+    for revision in before..=rig.read().await.revision {
+        let page = rig.state.list(keys::SLICES, None, 100, Some(revision)).await.unwrap();
+        let slices = page.items.iter().map(|item| serde_json::from_slice::<Slice>(&item.value).unwrap());
+        let owners = slices.filter(|slice| slice.route.hosts == ["shop.localhost"]).count();
+        assert_eq!(owners, 1, "at revision {revision}");
+    }
 }
 
 #[tokio::test]
