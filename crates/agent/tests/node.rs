@@ -15,6 +15,8 @@ mod ground;
 mod identity;
 #[path = "node/lives.rs"]
 mod lives;
+#[path = "node/outage.rs"]
+mod outage;
 #[path = "node/pool.rs"]
 mod pool;
 #[path = "node/renewal.rs"]

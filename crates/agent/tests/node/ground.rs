@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -38,7 +38,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::edge::Edge;
+use crate::{edge::Edge, outage::Sometimes};
 
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,6 +52,8 @@ pub(crate) struct Ground {
     pub(crate) authority: Arc<Authority>,
     /// How far the node's clock is ahead of the machine's, in milliseconds.
     pub(crate) ahead: Arc<AtomicI64>,
+    /// Whether the cluster state is away, for the agent.
+    pub(crate) away: Arc<AtomicBool>,
     pub(crate) edge: Arc<Edge>,
     pub(crate) journal: Arc<FileJournal>,
     pub(crate) image: Digest,
@@ -113,6 +115,7 @@ impl Ground {
         Self {
             authority: authority.unwrap(),
             ahead,
+            away: Arc::default(),
             state: sqlite::Engine::open(&data.join("state.db"), sqlite::Config::default()).unwrap(),
             library: Library::open(&data.join("registry"), Limits::default()).unwrap(),
             edge: Arc::default(),
@@ -127,6 +130,11 @@ impl Ground {
         &self.config.data
     }
 
+    /// What the node's clock says.
+    pub(crate) fn now(&self) -> Moment {
+        clock_of(&self.ahead)()
+    }
+
     pub(crate) fn id(&self) -> String {
         self.config.id.to_string()
     }
@@ -138,7 +146,7 @@ impl Ground {
     /// A server's agent, as it starts.
     pub(crate) async fn agent(&self) -> Arc<Agent> {
         let deps = Deps {
-            state: Arc::clone(&self.state) as Arc<dyn State>,
+            state: Arc::new(Sometimes { state: Arc::clone(&self.state), away: Arc::clone(&self.away) }),
             library: Arc::clone(&self.library),
             routing: Arc::clone(&self.edge) as _,
             authority: Arc::clone(&self.authority),

@@ -14,6 +14,7 @@ use minato_model::{
     node::NodeView,
     route::Endpoint,
     slice::Slice,
+    time::Moment,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
@@ -113,6 +114,32 @@ fn past_two_thirds_it_is_replaced_whatever_else_goes_on() {
         ground.ahead.store(16 * HOUR, Ordering::Relaxed);
         let new = replaced(&ground, &old).await.instance;
         without_a_gap(&ground, &old, &new);
+        agent.stop(true).await;
+    });
+}
+
+#[test]
+fn days_without_the_cluster_cost_nobody_a_certificate() {
+    run(async |ground| {
+        let agent = ground.agent().await;
+        let mut slice = one(&ground);
+        ground.apply(&slice).await;
+        let mut last = ground.admitted(1).await.remove(0);
+        ground.away.store(true, Ordering::Relaxed);
+        for day in 1..=5 {
+            ground.ahead.store(day * 17 * HOUR, Ordering::Relaxed);
+            let next = replaced(&ground, &last.instance).await;
+            let chain = certificates(&next, "/tls.crt").await;
+            let now = Moment(ground.now().0 + HOUR);
+            assert!(inspect::validity(&chain[0]).unwrap().not_after > now);
+            last = next;
+        }
+        // What was decided meanwhile is heard of when it is there again.
+        slice.generation = Generation(2);
+        (slice.releases[0].min, slice.releases[0].max) = (0, 0);
+        ground.apply(&slice).await;
+        ground.away.store(false, Ordering::Relaxed);
+        ground.forgotten().await;
         agent.stop(true).await;
     });
 }
