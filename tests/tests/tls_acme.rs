@@ -121,7 +121,8 @@ impl Drop for Pebble {
 }
 
 fn app(server: &Server) {
-    server.apply(&sample::manifest("1", "min = 0\nidle = \"1h\"", ""));
+    // Even who sends everybody to HTTPS answers a proof without it.
+    server.apply(&sample::manifest("1", "min = 0\nidle = \"1h\"", "tls = { redirect = true }"));
 }
 
 /// Asks the edge over TLS as a client that trusts these roots alone.

@@ -6,6 +6,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -209,6 +210,27 @@ fn redirects_and_client_certificates_are_as_declared() {
 
     server.apply(&manifest("client_ca = \"files/clients.pem\""));
     assert_eq!(server.ask("app.localhost", "/").status, 403, "no way around it without TLS");
+}
+
+#[test]
+fn browsers_are_told_to_come_by_https_alone_where_that_is_at_its_own_port() {
+    let mut server = sample::server();
+    // An address of loopback that no other test has.
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    server.https = SocketAddr::from(([127, 77, high, low.max(1)], 443));
+    assert!(server.stop().success());
+    server.spawn(&[]);
+    let files = Files::new(&server);
+    files.leaf("shop", "app.localhost", "ca");
+    server.apply(&manifest(&format!("{SHOP}\nredirect = true\nhsts = \"180d\"")));
+    let plain = server.ask("app.localhost", "/");
+    assert_eq!((plain.status, plain.header("location")), (308, Some("https://app.localhost/")));
+    assert_eq!(plain.header("strict-transport-security"), None, "not without TLS");
+    let resolve = format!("app.localhost:443:{}", server.https.ip());
+    let ca = files.path("ca.pem");
+    let line = ["-sS", "-i", "--resolve", &resolve, "--cacert", &ca, "https://app.localhost/"];
+    let answer = run(Command::new("curl").args(line)).ok().stdout.to_lowercase();
+    assert!(answer.contains("strict-transport-security: max-age=15552000\r\n"), "{answer}");
 }
 
 #[test]

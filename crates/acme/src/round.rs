@@ -115,8 +115,7 @@ impl Acme {
         for item in items {
             // What can't be read is told by who runs it.
             let Ok(slice) = serde_json::from_slice::<Slice>(&item.value) else { continue };
-            // Roots for clients alone bring no certificate, but then the files' owner decides.
-            let into = if slice.route.tls.files.is_some() { &mut of_files } else { &mut hosts };
+            let into = if slice.route.tls.certificate { &mut of_files } else { &mut hosts };
             into.extend(slice.route.hosts);
         }
         let wanted = |host: &String| match &self.config.hosts {

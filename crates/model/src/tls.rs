@@ -48,6 +48,8 @@ pub struct Door {
     pub client_certificate: bool,
     /// Which files the node has to have read: [`Presented::id`].
     pub files: Option<String>,
+    /// Whether a certificate is among them.
+    pub certificate: bool,
 }
 
 /// What is known of a service's files, for everybody to see.

@@ -186,9 +186,9 @@ impl Collected {
         }
         if let Some((old, _)) = declared {
             self.changes.extend(updates(&inputs.manifest.app, name, old, service, same));
-            let before = inputs.declared.and_then(|declared| declared.presented.get(name));
-            self.changes.extend(files(&inputs.manifest.app, name, before, inputs.presented.get(name)));
         }
+        let before = inputs.declared.and_then(|declared| declared.presented.get(name));
+        self.changes.extend(files(&inputs.manifest.app, name, before, inputs.presented.get(name)));
     }
 
     fn delete(&mut self, app: &AppName, name: &ServiceName, reason: &str) {
@@ -300,7 +300,7 @@ fn files(
         to: new.map(describe),
         reason: match (old, new) {
             (_, None) => "files go: its hosts have the cluster's certificate, or one by ACME",
-            (None, Some(_)) => "files come: handshakes from now on, nothing starts anew",
+            (None, Some(_)) => "files come: handshakes from now on",
             (Some(_), Some(_)) => "files change: handshakes from now on, connections and instances stay",
         }
         .to_owned(),

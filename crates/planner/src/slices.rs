@@ -97,6 +97,7 @@ fn route(wanted: &Wanted<'_>) -> Route {
             hsts: service.tls.hsts,
             client_certificate: service.tls.client_ca.is_some(),
             files: wanted.presented.map(|presented| presented.id.clone()),
+            certificate: wanted.presented.is_some_and(|presented| presented.certificate.is_some()),
         },
     }
 }

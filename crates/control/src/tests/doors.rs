@@ -90,7 +90,7 @@ async fn kept(rig: &Rig) -> Vec<String> {
 async fn files_are_put_in_force_changed_and_taken_away() {
     let rig = shop().await;
     let (first, second) = (made(NOW, &["shop.localhost"]), made(NOW, &["shop.localhost", "b.localhost"]));
-    assert_eq!(try_apply(&rig, SHOP, &first).await.unwrap().len(), 1);
+    assert_eq!(try_apply(&rig, SHOP, &first).await.unwrap().len(), 2);
     let slice = rig.slice("shop/web").await.unwrap();
     let id = slice.route.tls.files.clone().unwrap();
     assert!(slice.route.tls.redirect && !slice.route.tls.client_certificate);

@@ -486,6 +486,7 @@ fn certificates_change_without_a_release() {
         > files web 1 90
         > apply
         create shop/web: - -> release 1 (111111111111): it is new: a:1 is 111111111111
+        update shop/web tls: - -> certificate 1111111111111111 for shop.example, valid until 1970-04-01T00:00:00.000Z: files come: handshakes from now on
         > plan
         nothing to do
         > files web 2 180 c
