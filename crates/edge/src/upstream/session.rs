@@ -151,11 +151,13 @@ impl Session {
                 let mut state = self.state.borrow_mut();
                 buffer.extend_from_slice(&state.plain);
                 state.plain.clear();
-                state.advance(buffer).map_err(broken)?;
+                let looked = state.advance(buffer);
                 self.answer(&mut state);
                 if buffer.len() > before {
+                    // What is wrong behind it is told next time.
                     return Poll::Ready(Ok(true));
                 }
+                looked.map_err(broken)?;
                 if state.ended {
                     return Poll::Ready(Ok(false));
                 }
@@ -171,11 +173,11 @@ impl Session {
         loop {
             {
                 let mut state = self.state.borrow_mut();
+                let looked = if state.plain.is_empty() { state.keep_plain() } else { Ok(Step::Open) };
+                self.answer(&mut state);
                 if state.plain.is_empty() {
-                    state.keep_plain().map_err(broken)?;
-                    self.answer(&mut state);
-                }
-                if !state.plain.is_empty() {
+                    looked.map_err(broken)?;
+                } else {
                     let length = state.plain.len().min(buffer.remaining());
                     buffer.put_slice(&state.plain[..length]);
                     state.plain.advance(length);
@@ -339,7 +341,7 @@ impl Drop for Session {
 impl State {
     /// Looks at what has arrived; what was sent goes to the end of the buffer.
     fn advance(&mut self, plain: &mut BytesMut) -> Result<Step, rustls::Error> {
-        if !self.fresh && !self.tls.is_handshaking() {
+        if !self.fresh && self.failed.is_none() && !self.tls.is_handshaking() {
             return Ok(Step::Open);
         }
         self.look(plain, |_, _| Ok(()))

@@ -525,6 +525,88 @@ async fn a_handshake_that_never_ends_is_given_up() {
     }
 }
 
+/// After a handshake that went well; whether the answer had begun makes no difference.
+#[tokio::test]
+async fn what_is_no_record_breaks_one_answer_and_nothing_else() {
+    let Ground { authority, bed, directory: _directory, .. } = ground().await;
+    let (give, mut given) = mpsc::unbounded_channel();
+    let played = play(&bed, "one", Side::of(issue(&authority, "one")), Some(give)).await;
+    let record = |kind: u8, content: &[u8]| {
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&[kind, 3, 3][..], &length, content].concat()
+    };
+    let wrong = [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        record(23, b""),
+        record(23, &[0; 15]),
+        record(23, &[7; 1_000]),
+        [&record(23, b"")[..3], &[0xff, 0xff], &[7; 66_000]].concat(),
+        record(21, &[2, 40]),
+        record(21, &[1, 0]),
+        record(22, &[0, 0, 0, 0]),
+        record(22, &[4, 0xff, 0xff, 0xff]),
+        record(20, &[1]).repeat(200),
+        record(99, b"?"),
+        record(23, &[7; 100])[..50].to_vec(),
+        vec![0x80, 0x2e, 1, 3, 1],
+    ];
+    for (number, wrong) in wrong.iter().enumerate() {
+        for begun in [false, true] {
+            let mut client = bed.client().await;
+            client.send("POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 0\r\n\r\n").await;
+            let mut instance = within(given.recv()).await.unwrap();
+            if begun {
+                instance.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfive").await.unwrap();
+            }
+            let below = instance.get_mut().0;
+            below.write_all(wrong).await.unwrap();
+            below.shutdown().await.unwrap();
+            let reply = client.reply("POST").await;
+            let expected = if begun { (200, false) } else { (502, true) };
+            assert_eq!((reply.status, reply.whole), expected, "{number} {begun}: {}", reply.text());
+        }
+    }
+    assert_eq!(played.requests(), 0);
+    let mut client = bed.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    let mut instance = within(given.recv()).await.unwrap();
+    instance.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nwell").await.unwrap();
+    assert_eq!(client.reply("GET").await.text(), "well");
+}
+
+/// Who should begin with a handshake.
+#[tokio::test]
+async fn what_is_no_handshake_is_named_and_breaks_no_thread() {
+    for wrong in [
+        &b"\x15\x03\x03\x00\x02\x02\x28"[..],
+        b"\x16\x03\x03\xff\xff",
+        b"\x16\x03\x03\x00\x04\x02\xff\xff\xff",
+        b"\x17\x03\x03\x00\x01x",
+        b"\x16\x03\x03\x00\x04\x00\x00\x00\x00",
+        b"\x14\x03\x03\x00\x01\x01\x14\x03\x03\x00\x01\x01",
+        b"SSH-2.0-OpenSSH_9.2p1\r\n",
+        b"\x00",
+        b"",
+    ] {
+        let Ground { authority, bed, directory: _directory, .. } = ground().await;
+        let (address, _task) = serve_raw(move |mut stream| async move {
+            let mut some = [0; 4096];
+            drop(stream.read(&mut some).await);
+            drop(stream.write_all(wrong).await);
+            drop(stream.shutdown().await);
+            while stream.read(&mut some).await.is_ok_and(|length| length > 0) {}
+        })
+        .await;
+        bed.handle.admit(endpoint("one", release(1), address));
+        let reply = bed.client().await.ask("POST", "/", "Content-Length: 0\r\n").await;
+        assert_eq!((reply.status, reply.code()), (502, Some("upstream")), "{wrong:?}");
+        let _good = play(&bed, "two", Side::of(issue(&authority, "two")), None).await;
+        for _ in 0..4 {
+            assert_eq!(bed.get("/").await.text(), "two", "{wrong:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn without_an_authority_nothing_is_sent() {
     let bed = bed_with(None, |_| {});
