@@ -321,9 +321,9 @@ impl<'a> Watched<'a> {
         let place = self.node.table().instances.get(self.id).map(|record| (record.address, record.port));
         let Some((address, port)) = place else { return };
         let (instance, release) = (self.id.clone(), self.key.clone());
-        let protocol = protocol(self.node, self.key);
+        let (protocol, zone) = (protocol(self.node, self.key), self.node.zone.clone());
         let endpoint =
-            Endpoint { instance, release, address, port, cold: None, pooled: None, zone: None, protocol };
+            Endpoint { instance, release, address, port, cold: None, pooled: None, zone, protocol };
         self.node.routing.admit(endpoint);
         self.node.record("instance_healthy", self.key, self.id, reason, serde_json::Value::Null);
         self.node.signals.changed(&self.key.service);

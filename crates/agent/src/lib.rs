@@ -94,6 +94,8 @@ pub struct Config {
     pub id: NodeId8,
     /// The binary that becomes the keeper.
     pub exe: PathBuf,
+    /// The failure domain that the node is in, where that is said: edges of the same prefer its instances.
+    pub zone: Option<String>,
     /// How many sandboxes are made ahead at most; 0: none are.
     pub pool: u32,
     /// After how long an instance's memory is taken as what it needs: growth is measured by that.
@@ -205,7 +207,7 @@ impl Agent {
 }
 
 fn node(config: Config, deps: Deps) -> Node {
-    let Config { node, data, plan, id, pool, baseline_after, .. } = config;
+    let Config { node, data, plan, id, zone, pool, baseline_after, .. } = config;
     let Deps { state, library, routing, authority, journal, clock } = deps;
     let offsets = Rotation::new(u32::from(*INSTANCE_OFFSETS.start())..u32::from(*INSTANCE_OFFSETS.end()) + 1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -215,6 +217,7 @@ fn node(config: Config, deps: Deps) -> Node {
         data,
         plan,
         id,
+        zone,
         state,
         routing,
         journal,

@@ -46,6 +46,7 @@ pub(crate) struct Node {
     pub(crate) data: PathBuf,
     pub(crate) plan: AddressPlan,
     pub(crate) id: NodeId8,
+    pub(crate) zone: Option<String>,
     pub(crate) state: Arc<dyn State>,
     pub(crate) routing: Arc<dyn Routing>,
     pub(crate) journal: Arc<dyn Journal>,

@@ -265,7 +265,7 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
         port,
         cold: cold.then_some(phases),
         pooled,
-        zone: None,
+        zone: node.zone.clone(),
         protocol,
     });
     crash::point("start.ready");

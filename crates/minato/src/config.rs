@@ -85,6 +85,8 @@ pub(crate) struct Config {
     pub(crate) anonymous_push: bool,
     /// How many sandboxes are made ahead at most.
     pub(crate) pool: u32,
+    /// The failure domain that the node is in.
+    pub(crate) zone: Option<String>,
     /// What concerns certificates.
     pub(crate) tls: Tls,
 }
@@ -127,7 +129,17 @@ struct File {
     registry: Option<Registry>,
     admission: Option<toml::Value>,
     tls: Option<tls::Table>,
-    node: Option<toml::Value>,
+    node: Option<NodeTable>,
+}
+
+/// `[node]`: where the node is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeTable {
+    zone: Option<String>,
+    region: Option<toml::Value>,
+    provider: Option<toml::Value>,
+    price: Option<toml::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -166,6 +178,7 @@ impl Config {
             anonymous_push: overrides.anonymous_push || registry.anonymous_push.unwrap_or(false),
             pool: overrides.pool.or(written.pool).unwrap_or(POOL_MAX).min(POOL_MAX),
             tls: written.tls.unwrap_or_default().read()?,
+            zone: written.node.and_then(|node| node.zone).map(zone).transpose()?,
         };
         if !config.api.ip().is_loopback() {
             return Err(ConfigError::Value {
@@ -185,10 +198,12 @@ fn read(path: &Path) -> Result<File, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let file: File = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    let registry = file.registry.as_ref();
+    let (registry, node) = (file.registry.as_ref(), file.node.as_ref());
     let unsupported = [
         ("admission", file.admission.is_some()),
-        ("node", file.node.is_some()),
+        ("node.region", node.is_some_and(|node| node.region.is_some())),
+        ("node.provider", node.is_some_and(|node| node.provider.is_some())),
+        ("node.price", node.is_some_and(|node| node.price.is_some())),
         ("registry.quota", registry.is_some_and(|registry| registry.quota.is_some())),
         ("registry.mirrors", registry.is_some_and(|registry| registry.mirrors.is_some())),
     ];
@@ -196,6 +211,16 @@ fn read(path: &Path) -> Result<File, ConfigError> {
         Some((key, _)) => Err(wrong(format!("`{key}` is not supported yet; take it out"))),
         None => Ok(file),
     }
+}
+
+/// A zone is compared and shown, nothing else.
+fn zone(text: String) -> Result<String, ConfigError> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
+    if (1..=63).contains(&text.len()) && text.bytes().all(plain) {
+        return Ok(text);
+    }
+    let why = "must be 1 to 63 of a-z, 0-9, `-`, `.` and `_`".to_owned();
+    Err(ConfigError::Value { key: "node.zone", why })
 }
 
 fn prefixes(texts: &[String]) -> Result<Vec<Prefix>, ConfigError> {
@@ -301,7 +326,8 @@ mod tests {
                 "[tls]\nacme = { directory = \"https://a/d\", terms_agreed = true, ca = \"/nowhere\" }",
                 "`tls.acme.ca` can't be read",
             ),
-            ("[node]\nzone = \"a\"", "`node` is not supported yet"),
+            ("[node]\nprice = 1", "`node.price` is not supported yet"),
+            ("[node]\nzone = \"A b\"", "`node.zone` must be 1 to 63 of a-z"),
             ("[registry]\nquota = \"1GiB\"", "`registry.quota` is not supported yet"),
             ("network = \"10.1.0.0/24\"", "write a /16"),
             ("network = \"8.8.0.0/16\"", "private /16"),

@@ -107,6 +107,7 @@ impl Ground {
             exe: PathBuf::from(env!("CARGO_BIN_EXE_minato-agent-keeper")),
             pool: 64,
             data: data.clone(),
+            zone: Some("a".to_owned()),
             baseline_after: minato_agent::BASELINE_AFTER,
         };
         let ahead = Arc::default();
@@ -235,6 +236,8 @@ impl Ground {
     pub(crate) async fn admitted(&self, count: usize) -> Vec<Endpoint> {
         let found = async || {
             let admitted: Vec<Endpoint> = self.edge.seen().admitted.values().cloned().collect();
+            // Edges tell by it which instances are near.
+            assert!(admitted.iter().all(|endpoint| endpoint.zone.as_deref() == Some("a")));
             Some(admitted).filter(|admitted| admitted.len() == count)
         };
         self.until("admitted", found).await

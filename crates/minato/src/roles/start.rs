@@ -139,6 +139,7 @@ impl Ground {
     pub(super) fn edge(&self, doors: Doors) -> minato_edge::Config {
         let mut config = minato_edge::Config::new(doors.http, Some(self.network.plan));
         config.https = doors.https;
+        config.zone.clone_from(&self.config.zone);
         config.authority = Some(self.authority.clone());
         config.trusted_proxies.clone_from(&self.config.trusted_proxies);
         config.access_log = self.config.access_log.as_ref().map(|log| minato_edge::log::AccessLog {

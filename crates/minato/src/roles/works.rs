@@ -87,6 +87,7 @@ impl Works {
                 plan: ground.network.plan,
                 id: ground.network.id,
                 exe: ground.exe.clone(),
+                zone: ground.config.zone.clone(),
                 pool: ground.config.pool,
                 baseline_after: minato_agent::BASELINE_AFTER,
             },
