@@ -142,6 +142,7 @@ impl Acme {
         for (host, material) in acme.store.load(acme.now()) {
             acme.keep(&host, &material);
         }
+        acme.resume();
         acme.present();
         Ok(acme)
     }
@@ -172,6 +173,14 @@ impl Acme {
         *known_host = Host { leaf: material.presented.certificate.clone(), ..Host::default() };
         let certificate = Certificate { hosts: vec![host.to_owned()], ..certificate };
         known.certificates.insert(host.to_owned(), certificate);
+    }
+
+    /// Goes on from the failures that a server before had.
+    fn resume(&self) {
+        let now = self.now();
+        for (host, kept) in self.store.failures() {
+            self.known().hosts.entry(host).or_default().resume(kept, now);
+        }
     }
 
     /// Hands what there is to the edge.

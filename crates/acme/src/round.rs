@@ -1,9 +1,13 @@
 //! The loop: which hosts there are, which are due, and one order after another.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use minato_identity::files::Material;
-use minato_model::{event::Event, keys, slice::Slice, tls::Files};
+use minato_model::{event::Event, ids::ServiceKey, keys, slice::Slice, tls::Files};
 use minato_state::{Revision, StateError, list_all};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -85,7 +89,7 @@ impl Acme {
     async fn round(self: &Arc<Self>) -> Result<Revision, StateError> {
         let (hosts, revision) = self.hosts().await?;
         self.follow(&hosts);
-        for host in hosts {
+        for (host, service) in hosts {
             let now = self.now();
             let due = {
                 let known = self.known();
@@ -101,49 +105,66 @@ impl Acme {
                 sleep(AGAIN).await;
                 break;
             };
-            self.one(&host).await;
+            self.one(&host, &service).await;
             lease::give_back(state, turn).await?;
         }
         Ok(revision)
     }
 
     /// The hosts of this node that are to have a certificate by the authority.
-    async fn hosts(&self) -> Result<(BTreeSet<String>, Revision), StateError> {
+    async fn hosts(&self) -> Result<(BTreeMap<String, ServiceKey>, Revision), StateError> {
         let (items, revision) = list_all(&*self.deps.state, &keys::slices_of(&self.config.node)).await?;
-        let mut hosts = BTreeSet::new();
+        let mut hosts = BTreeMap::new();
         let mut of_files = BTreeSet::new();
         for item in items {
             // What can't be read is told by who runs it.
             let Ok(slice) = serde_json::from_slice::<Slice>(&item.value) else { continue };
-            let into = if slice.route.tls.certificate { &mut of_files } else { &mut hosts };
-            into.extend(slice.route.hosts);
+            if slice.route.tls.certificate {
+                of_files.extend(slice.route.hosts);
+            } else {
+                hosts.extend(slice.route.hosts.into_iter().map(|host| (host, slice.service.clone())));
+            }
         }
         let wanted = |host: &String| match &self.config.hosts {
             Some(named) => named.contains(host),
             None => schedule::is_public(host),
         };
-        hosts.retain(|host| !of_files.contains(host) && wanted(host));
+        hosts.retain(|host, _| !of_files.contains(host) && wanted(host));
         Ok((hosts, revision))
     }
 
     /// Hosts that are no more wanted are asked for no more; what they have is presented until it ends.
-    fn follow(&self, hosts: &BTreeSet<String>) {
+    fn follow(&self, hosts: &BTreeMap<String, ServiceKey>) {
         let mut known = self.known();
-        known.hosts.retain(|host, state| hosts.contains(host) || state.leaf.is_some());
-        for host in hosts {
+        known.hosts.retain(|host, state| hosts.contains_key(host) || state.leaf.is_some());
+        for host in hosts.keys() {
             known.hosts.entry(host.clone()).or_default();
         }
     }
 
     /// One order, and what comes of it.
-    async fn one(self: &Arc<Self>, host: &str) {
+    async fn one(self: &Arc<Self>, host: &str, service: &ServiceKey) {
         let proof = self.known().hosts.get(host).cloned().unwrap_or_default().proof(self.config.proof);
-        match self.attempt(host, proof).await {
+        let kept = match self.attempt(host, proof).await {
             Ok((files, material)) => match self.store.keep(host, &files) {
-                Ok(()) => self.issued(host, &material, proof),
-                Err(error) => self.failed(host, proof, &error.into()),
+                Ok(()) => Ok(material),
+                Err(error) => Err(error.into()),
             },
+            Err(error) => Err(error),
+        };
+        let event = match kept {
+            Ok(material) => self.issued(host, &material, proof),
             Err(error) => self.failed(host, proof, &error),
+        };
+        self.deps.journal.record(event.with_service(service));
+        let failures: BTreeMap<_, _> = {
+            let known = self.known();
+            let failed =
+                known.hosts.iter().filter_map(|(host, state)| Some((host.clone(), state.failures()?)));
+            failed.collect()
+        };
+        if let Err(error) = self.store.keep_failures(&failures) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "failures of ACME can't be kept");
         }
     }
 
@@ -163,25 +184,25 @@ impl Acme {
         (&mut ordered.0).await.unwrap_or(Err(Failed::BrokenOff))
     }
 
-    fn issued(&self, host: &str, material: &Material, proof: Proof) {
+    fn issued(&self, host: &str, material: &Material, proof: Proof) -> Event {
         self.keep(host, material);
         self.known().directory = schedule::Directory::default();
         self.present();
-        let Some(leaf) = &material.presented.certificate else { return };
-        tracing::info!(host, valid_until = %leaf.not_after, "certificate by ACME");
-        let reason =
-            format!("{host} has a certificate by {}, valid until {}", self.config.directory, leaf.not_after);
+        let leaf = material.presented.certificate.as_ref();
+        let until = leaf.map_or_else(|| self.now(), |leaf| leaf.not_after);
+        tracing::info!(host, valid_until = %until, "certificate by ACME");
+        let reason = format!("{host} has a certificate by {}, valid until {until}", self.config.directory);
         let data = json!({
             "host": host,
             "directory": self.config.directory,
             "proof": proof.as_str(),
-            "sha256": leaf.sha256,
-            "valid_until": leaf.not_after,
+            "sha256": leaf.map(|leaf| &leaf.sha256),
+            "valid_until": until,
         });
-        self.deps.journal.record(Event::new(self.now(), "acme_issued", reason).with_data(data));
+        Event::new(self.now(), "acme_issued", reason).with_data(data)
     }
 
-    fn failed(&self, host: &str, proof: Proof, error: &Failed) {
+    fn failed(&self, host: &str, proof: Proof, error: &Failed) -> Event {
         let (now, why) = (self.now(), whole(error));
         let (kind, of_directory) = match error {
             Failed::Order(order) => (order.kind().map(str::to_owned), order.is_of_the_directory()),
@@ -191,13 +212,15 @@ impl Acme {
         if kind.as_deref() == Some("accountDoesNotExist") {
             self.store.forget_account(&self.config.directory);
         }
+        // Mostly it is the account that has asked too often, whatever for.
+        let rate_limited = kind.as_deref() == Some("rateLimited");
         let next = {
             let mut known = self.known();
-            if of_directory {
+            if of_directory || rate_limited {
                 known.directory.failed(now, jitter());
             }
             let state = known.hosts.entry(host.to_owned()).or_default();
-            state.failed(why.clone(), now, kind.as_deref() == Some("rateLimited"), jitter());
+            state.failed(why.clone(), now, rate_limited, jitter());
             state.next
         };
         tracing::warn!(host, %why, "no certificate by ACME");
@@ -209,7 +232,7 @@ impl Acme {
             "kind": kind,
             "next": next,
         });
-        self.deps.journal.record(Event::new(now, "acme_failed", reason).with_data(data));
+        Event::new(now, "acme_failed", reason).with_data(data)
     }
 }
 

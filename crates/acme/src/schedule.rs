@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use minato_model::{time::Moment, tls::Leaf};
+use serde::{Deserialize, Serialize};
 
 use crate::Proof;
 
@@ -29,6 +30,14 @@ pub(crate) struct Host {
     pub(crate) next: Option<Moment>,
 }
 
+/// What is kept of a host's failures, so that a server that starts again and again asks no more often.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Failures {
+    pub(crate) why: String,
+    pub(crate) in_a_row: u32,
+    pub(crate) next: Moment,
+}
+
 /// How the authority stands.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Directory {
@@ -52,6 +61,19 @@ impl Host {
     pub(crate) fn proof(&self, wanted: Option<Proof>) -> Proof {
         let other = if self.in_a_row.is_multiple_of(2) { Proof::Http01 } else { Proof::TlsAlpn01 };
         wanted.unwrap_or(other)
+    }
+
+    /// Its failures, if there are any.
+    pub(crate) fn failures(&self) -> Option<Failures> {
+        let (why, next) = self.failure.clone().zip(self.next)?;
+        Some(Failures { why, in_a_row: self.in_a_row, next })
+    }
+
+    /// Goes on from failures that were kept. A clock that was ahead keeps it no longer than a pause can be.
+    pub(crate) fn resume(&mut self, kept: Failures, now: Moment) {
+        self.failure = Some(kept.why);
+        self.in_a_row = kept.in_a_row;
+        self.next = Some(kept.next.min(now.plus(LONGEST_PAUSE * 2)));
     }
 
     /// It didn't get one.

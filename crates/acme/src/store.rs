@@ -2,6 +2,7 @@
 //! Files of the owner alone, there whole or not at all.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -9,14 +10,20 @@ use std::{
     time::Duration,
 };
 
-use minato_identity::files::{self, FILE_MAX, Material, portion};
+use minato_identity::files::{self, Material, portion};
 use minato_model::{
     time::Moment,
     tls::{Files, Secret},
 };
 
+use crate::schedule::Failures;
+
 /// More certificates than one node has hosts.
 const CERTIFICATES_MAX: usize = 10_000;
+/// More than any of the files has.
+const READ_MAX: u64 = 16 << 20;
+/// Where the failures of hosts are kept.
+const FAILURES: &str = "failures.json";
 /// How long a certificate that has ended is kept: nobody asked for another in this time.
 const ENDED_KEPT: Duration = Duration::from_secs(30 * 86_400);
 
@@ -81,6 +88,21 @@ impl Store {
         self.0.join(format!("{name}-{}.pem", hash.get(..16).unwrap_or_default()))
     }
 
+    /// The failures of hosts, as they were kept; none, if they can't be read.
+    pub(crate) fn failures(&self) -> BTreeMap<String, Failures> {
+        let text = read(&self.0.join(FAILURES)).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    pub(crate) fn keep_failures(&self, failures: &BTreeMap<String, Failures>) -> Result<(), StoreError> {
+        let path = self.0.join(FAILURES);
+        if failures.is_empty() {
+            drop(fs::remove_file(path));
+            return Ok(());
+        }
+        write(&path, &serde_json::to_string(failures).unwrap_or_default())
+    }
+
     /// Every host's certificate that can be used, those that ended long ago excepted.
     pub(crate) fn load(&self, now: Moment) -> Vec<(String, Material)> {
         let mut found = Vec::new();
@@ -123,7 +145,7 @@ fn material(path: &Path) -> Result<(String, Material), String> {
 
 fn read(path: &Path) -> Result<String, StoreError> {
     let mut text = String::new();
-    let limit = u64::try_from(2 * FILE_MAX).unwrap_or(u64::MAX);
+    let limit = READ_MAX;
     let file = fs::File::open(path).map_err(failed("reading", path))?;
     file.take(limit).read_to_string(&mut text).map_err(failed("reading", path))?;
     Ok(text)

@@ -311,6 +311,9 @@ async fn whatever_an_authority_says_a_host_is_told_why_and_the_next_try_waits() 
             None,
             "{lie}: the turn is given back"
         );
+        let again = ground.acme().issuance(HOST).unwrap();
+        assert_eq!(again, known, "{lie}: a server that starts again waits as well");
+        assert_eq!(event.service.unwrap().as_str(), "web");
         let asked = ground.authority.asked.load(Ordering::Relaxed);
         assert!(asked < 20, "{lie}: {asked}");
     }

@@ -13,9 +13,9 @@ use serde::Serialize;
 use crate::{core::Core, world::World};
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// From when on it is told that a certificate from files expires.
+/// From when on it is told that a certificate from files expires, or from a third of its life left.
 const SOON: Duration = Duration::from_secs(21 * 86_400);
-/// From when on it is told once more.
+/// From when on it is told once more, or from a ninth of its life left.
 const VERY_SOON: Duration = Duration::from_secs(7 * 86_400);
 
 /// A service's doors to the outside.
@@ -51,10 +51,11 @@ pub(crate) enum End {
 
 impl End {
     pub(crate) fn of(leaf: &Leaf, now: Moment) -> Self {
+        let life = leaf.not_after.since(leaf.not_before);
         match leaf.not_after.since(now) {
             left if left.is_zero() => Self::Past,
-            left if left <= VERY_SOON => Self::VerySoon,
-            left if left <= SOON => Self::Soon,
+            left if left <= VERY_SOON.min(life / 9) => Self::VerySoon,
+            left if left <= SOON.min(life / 3) => Self::Soon,
             _ => Self::Far,
         }
     }
@@ -102,17 +103,39 @@ pub(crate) fn leaf<'a>(world: &'a World, key: &ServiceKey) -> Option<&'a Leaf> {
     world.presented(key)?.certificate.as_ref()
 }
 
-/// That a certificate expires, in a sentence; `None`: not soon.
+/// That a certificate from files expires, in a sentence; `None`: not soon.
 pub(crate) fn warning(leaf: &Leaf, now: Moment) -> Option<String> {
+    ending("certificate from files", "apply a new one", leaf, now)
+}
+
+fn ending(what: &str, cure: &str, leaf: &Leaf, now: Moment) -> Option<String> {
     let until = leaf.not_after;
     match End::of(leaf, now) {
         End::Far => None,
-        End::Past => Some(format!("its certificate from files expired at {until}: apply a new one")),
+        End::Past => Some(format!("its {what} expired at {until}: {cure}")),
         End::Soon | End::VerySoon => {
             let days = until.since(now).as_secs() / DAY.as_secs();
-            Some(format!("its certificate from files expires in {days} days, at {until}: apply a new one"))
+            Some(format!("its {what} expires in {days} days, at {until}: {cure}"))
         }
     }
+}
+
+/// How near the end of a service's certificates is, and what there is to say of it. One by a public
+/// authority is renewed by itself: it is told of when that should have been long ago.
+pub(crate) fn end(core: &Core, world: &World, key: &ServiceKey, service: &Service) -> Option<(End, String)> {
+    let now = core.now();
+    if let Some(leaf) = leaf(world, key) {
+        return Some((End::of(leaf, now), warning(leaf, now)?));
+    }
+    let issuance = core.issuance.as_ref()?;
+    let issued = service.hosts.iter().filter_map(|host| Some((host, issuance(host)?.leaf?)));
+    let ends = issued.filter_map(|(host, leaf)| {
+        let end = End::of(&leaf, now);
+        let what = format!("certificate by ACME for {host}");
+        let cure = "its lines here say why there is no new one";
+        (end >= End::VerySoon).then_some((end, ending(&what, cure, &leaf, now)?))
+    });
+    ends.max_by_key(|(end, _)| *end)
 }
 
 /// The doors for people.
@@ -160,5 +183,36 @@ mod tests {
         let said = warning(&leaf, Moment(0).plus(85 * DAY)).unwrap();
         assert!(said.contains("expires in 5 days, at 1970-04-01"), "{said}");
         assert_eq!(warning(&leaf, Moment(0)), None);
+    }
+
+    #[test]
+    fn files_come_before_an_authority_and_both_before_the_cluster() {
+        let leaf = |hash: &str| Leaf {
+            sha256: hash.to_owned(),
+            names: Vec::new(),
+            not_before: Moment(0),
+            not_after: Moment(1_000),
+        };
+        let (files, issued) = (leaf("f"), leaf("i"));
+        let failed = |leaf: Option<&Leaf>| Issuance {
+            leaf: leaf.cloned(),
+            failure: Some("no".to_owned()),
+            next: Some(Moment(2_000)),
+        };
+        let host = |files, issuance| {
+            let host = host_status("a.b", files, issuance);
+            (host.certificate, host.sha256, host.waits)
+        };
+        let waits = Some("no; it isn't asked again before 1970-01-01T00:00:02.000Z".to_owned());
+        assert_eq!(
+            host(Some(&files), Some(failed(Some(&issued)))),
+            (Source::Files, Some("f".to_owned()), None)
+        );
+        assert_eq!(
+            host(None, Some(failed(Some(&issued)))),
+            (Source::Acme, Some("i".to_owned()), waits.clone())
+        );
+        assert_eq!(host(None, Some(failed(None))), (Source::Cluster, None, waits));
+        assert_eq!(host(None, None), (Source::Cluster, None, None));
     }
 }

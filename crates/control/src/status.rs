@@ -88,7 +88,7 @@ pub(crate) async fn status(
     let seen = world.seen(key, &wanted);
     let rollout = world.rollouts.get(key).map(|rollout| &rollout.value);
     let (verdict, note) = verdict(rollout, &seen, service, wanted.is_empty());
-    let (verdict, note) = expiring(core, world, key, verdict, note);
+    let (verdict, note) = expiring(doors::end(core, world, key, service), verdict, note);
     let (verdict, why) = match verdict {
         Verdict::Good => ("good", note),
         Verdict::AtRest => ("at_rest", note),
@@ -201,20 +201,11 @@ fn verdict(
     (Verdict::Good, note.or(between))
 }
 
-/// The same, with what there is to say of a certificate from files that ends.
-fn expiring(
-    core: &Core,
-    world: &World,
-    key: &ServiceKey,
-    verdict: Verdict,
-    note: Option<String>,
-) -> (Verdict, Option<String>) {
-    let Some(leaf) = doors::leaf(world, key) else { return (verdict, note) };
-    let Some(warning) = doors::warning(leaf, core.now()) else { return (verdict, note) };
+/// The same, with what there is to say of a certificate that ends.
+fn expiring(end: Option<(End, String)>, verdict: Verdict, note: Option<String>) -> (Verdict, Option<String>) {
+    let Some((end, warning)) = end else { return (verdict, note) };
     match verdict {
-        Verdict::Good | Verdict::AtRest if End::of(leaf, core.now()) == End::Past => {
-            (Verdict::Degraded { why: warning }, None)
-        }
+        Verdict::Good | Verdict::AtRest if end == End::Past => (Verdict::Degraded { why: warning }, None),
         Verdict::Good | Verdict::AtRest => {
             let note = note.map_or_else(|| warning.clone(), |note| format!("{note}; {warning}"));
             (verdict, Some(note))
