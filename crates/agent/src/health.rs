@@ -369,7 +369,8 @@ async fn ask(place: (Ipv4Addr, u16), speech: &Speech, health: &Health) -> Result
     let asked = async {
         let stream = TcpStream::connect(place).await?;
         match speech {
-            Speech::Secured(terms) => secured::exchange(stream, terms, &host, &health.path).await,
+            // Larger than all of the instance's life beside it.
+            Speech::Secured(terms) => Box::pin(secured::exchange(stream, terms, &host, &health.path)).await,
             Speech::Plain(Protocol::H2c) => {
                 http2::exchange(stream, ("http", &host), &health.path, false).await
             }

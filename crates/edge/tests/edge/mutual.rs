@@ -399,6 +399,26 @@ async fn new_credentials_are_shown_and_nothing_that_is_open_breaks() {
 }
 
 #[tokio::test]
+async fn a_rotation_breaks_nothing_that_is_open_and_counts_for_what_comes() {
+    let Ground { authority, bed, offset, directory: _directory } = ground().await;
+    let old = play(&bed, "one", Side::of(issue(&authority, "one")).asks(&authority), None).await;
+    let mut client = bed.client().await;
+    client.send("GET /slow/500 HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    until(|| old.requests() == 1).await;
+    let before = authority.bundle().serial;
+    offset.store(31 * DAY, SeqCst);
+    authority.rotate().unwrap();
+    assert!(authority.bundle().serial > before);
+    // Its sessions ended with the roots, and its certificate ended meanwhile.
+    let new = play(&bed, "two", Side::of(issue(&authority, "two")).asks(&authority), None).await;
+    for _ in 0..10 {
+        assert_eq!(bed.get("/").await.text(), "two");
+    }
+    assert!(new.callers().iter().all(|(id, _)| id.ends_with("/node/one/edge")));
+    assert_eq!((client.reply("GET").await.status, old.handshakes()), (200, (1, 0)));
+}
+
+#[tokio::test]
 async fn bodies_pass_both_ways() {
     for speaks in [&["http/1.1"][..], &["h2", "http/1.1"]] {
         let Ground { authority, bed, directory: _directory, .. } = ground().await;
