@@ -105,6 +105,10 @@ fn nginx(patience: &Patience, root: &Path, name: &str) -> Result<()> {
     let program = Path::new("/usr/sbin/nginx");
     std::fs::copy(program, root.join(name))?;
     std::fs::write(root.join("nginx.conf"), include_str!("../image/nginx.conf"))?;
+    // It looks up the user that it would change to, also where it stays who it is.
+    std::fs::create_dir_all(root.join("etc"))?;
+    std::fs::write(root.join("etc/passwd"), "root:x:0:0::/:/\nnobody:x:65534:65534::/:/\n")?;
+    std::fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     let loads = run(patience, Command::new("ldd").arg(program))?;
     for library in loads.split_whitespace().filter(|word| word.starts_with('/')) {
         let to = root.join(library.trim_start_matches('/'));

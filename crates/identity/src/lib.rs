@@ -11,6 +11,7 @@ pub mod lifetimes;
 mod rotation;
 pub mod spiffe;
 mod store;
+pub mod token;
 pub mod verify;
 
 pub use authority::{Authority, Clock, IssueError, Made, OpenError, RotateError, Rotation};
@@ -18,3 +19,4 @@ pub use bundle::{Bundle, Trust};
 pub use certificate::{Holder, Issued, Key};
 pub use lifetimes::{InvalidScale, Lifetimes};
 pub use spiffe::SpiffeId;
+pub use token::Tokens;
