@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use minato_tests::{Said, Server, run, sample, until};
@@ -182,6 +183,48 @@ fn a_certificate_is_shown_changed_and_there_after_a_crash_and_an_upgrade() {
     until("the cluster's certificate", || match shown(&server) {
         now if now == renewed => Err(now),
         _ => Ok(()),
+    });
+}
+
+/// Ends what runs beside a test, however that ends.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_change_under_load_fails_nobody() {
+    let server = sample::server();
+    let files = Files::new(&server);
+    files.leaf("shop", "app.localhost", "ca");
+    server.apply(&manifest(SHOP));
+    let roots = files.path("ca.pem");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = || {
+            let mut answers = 0;
+            while !over.load(Ordering::Relaxed) {
+                // Two requests by one connection, and a new one each time.
+                let url = format!("https://app.localhost:{}/", server.https.port());
+                let answer = curl(&server, &roots, &[&url]).ok().stdout;
+                assert_eq!(answer.matches("HTTP/2 200").count(), 2, "{answer}");
+                answers += 2;
+            }
+            answers
+        };
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(client)).collect();
+        let ends = Ends(&over);
+        for _ in 0..8 {
+            files.leaf("shop", "app.localhost", "ca");
+            server.apply(&manifest(SHOP));
+            assert_eq!(shown(&server), files.sha256("shop.crt"));
+        }
+        drop(ends);
+        let answers: u32 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        assert!(answers > 20, "{answers}");
     });
 }
 

@@ -30,6 +30,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Doors {
     read: BTreeMap<ServiceKey, Arc<Material>>,
+    /// What `read` was read for, if all of it could be.
+    named: Option<Vec<Named>>,
     given: Arc<Secured>,
     /// Asks for another look.
     again: Arc<Notify>,
@@ -42,6 +44,9 @@ impl Doors {
         async move { again.notified().await }
     }
 }
+
+/// A service, its files' id and its hosts.
+type Named = (ServiceKey, String, Vec<String>);
 
 /// A service's files, read.
 #[derive(Debug)]
@@ -71,31 +76,41 @@ pub(crate) async fn put_in_force(node: &Arc<Node>, slices: &BTreeMap<ServiceKey,
     let named = |(key, slice): (&ServiceKey, &Arc<Slice>)| {
         Some((key.clone(), slice.route.tls.files.clone()?, slice.route.hosts.clone()))
     };
-    let named: Vec<_> = slices.iter().filter_map(named).collect();
-    let known = node.table().doors.read.clone();
+    let named: Vec<Named> = slices.iter().filter_map(named).collect();
+    let known = {
+        let table = node.table();
+        // Slices change all the time, files seldom.
+        if table.doors.named.as_ref() == Some(&named) {
+            return;
+        }
+        table.doors.read.clone()
+    };
     let mut read = BTreeMap::new();
     let mut secured = Secured::default();
     let mut hosts = Hosts::default();
-    for (key, id, names) in named {
-        let before = known.get(&key);
-        let material = match before.filter(|before| before.id == id) {
+    let mut complete = true;
+    for (key, id, names) in &named {
+        let before = known.get(key);
+        let material = match before.filter(|before| before.id == *id) {
             Some(same) => Some(Arc::clone(same)),
-            None => match material(node, &key, &id).await {
+            None => match material(node, key, id).await {
                 Ok(material) => Some(Arc::new(material)),
                 Err(error) => {
-                    unusable(node, &key, &error);
+                    complete = false;
+                    unusable(node, key, &error);
                     before.cloned()
                 }
             },
         };
         let Some(material) = material else { continue };
-        hosts.add(&mut secured, &material, &names);
-        read.insert(key, material);
+        hosts.add(&mut secured, &material, names);
+        read.insert(key.clone(), material);
     }
     let secured = Arc::new(secured);
     let mut table = node.table();
     let news = *table.doors.given != *secured;
     table.doors.read = read;
+    table.doors.named = complete.then_some(named);
     table.doors.given = Arc::clone(&secured);
     drop(table);
     if news {

@@ -68,7 +68,7 @@ pub(crate) fn status(core: &Core, world: &World, service: &Service) -> Option<Do
     }
     let hosts = service.hosts.iter().map(|host| {
         let issuance = core.issuance.as_ref().and_then(|issuance| issuance(host));
-        host_status(host, of_files(world, host), issuance)
+        host_status(host, world.of_host(host), issuance)
     });
     Some(DoorStatus {
         hosts: hosts.collect(),
@@ -90,12 +90,6 @@ fn host_status(host: &str, files: Option<&Leaf>, issuance: Option<Issuance>) -> 
     let next = next.map_or_else(String::new, |next| format!("; it isn't asked again before {next}"));
     let waits = failure.filter(|_| certificate != Source::Files).map(|why| format!("{why}{next}"));
     HostStatus { host: host.to_owned(), certificate, sha256, valid_until, waits }
-}
-
-/// The certificate from files that a host has, whichever of its services named it.
-fn of_files<'a>(world: &'a World, host: &String) -> Option<&'a Leaf> {
-    let mut of_host = world.declared().filter(|(_, _, service)| service.hosts.contains(host));
-    of_host.find_map(|(key, ..)| leaf(world, &key))
 }
 
 /// The certificate from a service's own files.

@@ -1,6 +1,6 @@
 //! The cluster state as control reads it: all of one revision.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, str::FromStr, sync::OnceLock};
 
 use minato_model::{
     ids::{AppName, NodeName, ServiceKey},
@@ -9,7 +9,7 @@ use minato_model::{
     manifest::Service,
     node::NodeRecord,
     slice::Slice,
-    tls::Presented,
+    tls::{Leaf, Presented},
 };
 use minato_planner::{
     record::{Declared, ServiceRecord},
@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) nodes: BTreeMap<NodeName, NodeRecord>,
     pub(crate) slices: BTreeMap<OnNode, Kept<Slice>>,
     pub(crate) reports: BTreeMap<OnNode, Report>,
+    /// The certificate from files of each host that has one; made when it is first asked for.
+    of_hosts: OnceLock<BTreeMap<String, Leaf>>,
 }
 
 /// A service on a node.
@@ -76,6 +78,7 @@ impl World {
             nodes: values(read.all(keys::NODES, plain).await?),
             slices: read.all(keys::SLICES, on_node).await?,
             reports: values(read.all(keys::INVENTORY, on_node).await?),
+            of_hosts: OnceLock::new(),
         })
     }
 
@@ -91,6 +94,24 @@ impl World {
     /// A service as it is declared.
     pub(crate) fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.apps.get(&key.app)?.value.manifest.services.get(&key.service)
+    }
+
+    /// The certificate from files that a host has, whichever of its services named it.
+    pub(crate) fn of_host(&self, host: &str) -> Option<&Leaf> {
+        let of_hosts = self.of_hosts.get_or_init(|| {
+            let mut of_hosts = BTreeMap::new();
+            for app in self.apps.values().map(|app| &app.value) {
+                for (name, presented) in &app.presented {
+                    let hosts = app.manifest.services.get(name).map(|service| &service.hosts);
+                    for (host, leaf) in hosts.into_iter().flatten().zip(presented.certificate.iter().cycle())
+                    {
+                        of_hosts.entry(host.clone()).or_insert_with(|| leaf.clone());
+                    }
+                }
+            }
+            of_hosts
+        });
+        of_hosts.get(host)
     }
 
     /// The files for a service's doors, if it named any.
