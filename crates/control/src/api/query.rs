@@ -51,7 +51,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
             Failed(Problem::new(Code::InvalidRequest, "the request's body broke off"))
         })?;
         serde_json::from_slice(&body.to_bytes()).map(Self).map_err(|error| {
-            Failed(Problem::new(Code::InvalidRequest, format!("the body doesn't fit: {error}")))
+            Failed(Problem::new(Code::InvalidRequest, format!("the body doesn't fit: {}", misfit(&error))))
         })
     }
 }
@@ -59,4 +59,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
 fn too_large() -> Failed {
     let message = format!("a request's body may have {BODY_MAX} bytes");
     Failed(Problem::new(Code::RequestTooLarge, message).with_hint("apply the files in parts"))
+}
+
+/// What doesn't fit. A value that is shown for it may be a private key at the wrong place.
+fn misfit(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if text.contains("-----BEGIN") {
+        format!("something else was expected at line {} column {}", error.line(), error.column())
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minato_model::tls::Files;
+
+    use super::*;
+
+    #[test]
+    fn a_key_at_the_wrong_place_is_not_shown() {
+        for (text, says) in [
+            ("\"-----BEGIN PRIVATE KEY-----\\nabcd\"", "something else was expected at line 1"),
+            ("{\"-----BEGIN PRIVATE KEY-----\\nabcd\": 1}", "something else was expected at line 1"),
+            ("{\"key\": 1}", "expected a string"),
+        ] {
+            let said = misfit(&serde_json::from_str::<Files>(text).unwrap_err());
+            assert!(said.contains(says) && !said.contains("abcd"), "{said}");
+        }
+    }
 }
