@@ -135,6 +135,8 @@ pub(crate) struct Totals {
     pub(crate) log: Arc<Desk>,
     /// Streams that didn't end by themselves: their instance, or the edge, went away.
     pub(crate) streams_ended: AtomicU64,
+    /// Handshakes with instances: whole, of sessions that were resumed, in vain.
+    pub(crate) handshakes: [AtomicU64; 3],
     /// Connections accepted.
     pub(crate) accepted: AtomicU64,
     /// Connections to instances, of each edge thread.
@@ -150,6 +152,7 @@ impl Totals {
             unrouted: Stats::new(threads),
             log: Arc::default(),
             streams_ended: AtomicU64::new(0),
+            handshakes: [const { AtomicU64::new(0) }; 3],
             accepted: AtomicU64::new(0),
             upstream: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
             flags: (0..threads).map(|_| Mutex::default()).collect(),

@@ -185,7 +185,12 @@ impl Distrust {
     /// Whether an error of a connection is the instance's refusal to speak to the edge.
     #[must_use]
     pub fn in_io(error: &io::Error) -> Option<Self> {
-        let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        Self::in_alert(error.get_ref()?.downcast_ref()?)
+    }
+
+    /// The same of an error of the library.
+    #[must_use]
+    pub fn in_alert(error: &rustls::Error) -> Option<Self> {
         matches!(error, rustls::Error::AlertReceived(_)).then(|| Self::of(error))
     }
 

@@ -1,6 +1,6 @@
 //! A request on its way to an instance over TLS: HTTP/2 or HTTP/1.1, as the instance chose.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 
 use minato_identity::client::Distrust;
 use minato_model::code::Code;
@@ -42,7 +42,8 @@ impl Walk<'_> {
         loop {
             let opened = match kept.take() {
                 Some(way) => Ok(way),
-                None => self.open(lease).await?,
+                // Seldom, and large: not in every request's own state.
+                None => Box::pin(self.open(lease)).await?,
             };
             let deadline = self.deadline.max(self.soon());
             let exchanged = match opened {
@@ -60,7 +61,8 @@ impl Walk<'_> {
                 Ok(Way::Share(share)) => {
                     let message =
                         http2::exchange::Message { asked: self.task.asked, body: self.task.body, deadline };
-                    http2::exchange::exchange(share, &message).await
+                    let refusal = share.refusal();
+                    http2::exchange::exchange(share, &message).await.map_err(|failure| refusal.or(failure))
                 }
                 Err(failure) => Err(failure),
             };
@@ -91,7 +93,11 @@ impl Walk<'_> {
         let within = local.shared.limits.connect.min(self.left()?);
         let offer = if self.task.upgrade { Offer::Http1 } else { Offer::Any };
         let broke = Failure::Broke { reused: false, sent: false };
-        let Opened { wire, http2 } = match tls::open(client, target, offer, within).await {
+        let opened = tls::open(client, target, offer, within).await;
+        let [full, resumed, failed] = &local.shared.totals.handshakes;
+        let counter = opened.as_ref().map_or(failed, |opened| if opened.resumed { resumed } else { full });
+        counter.fetch_add(1, Relaxed);
+        let Opened { wire, http2, .. } = match opened {
             Ok(opened) => opened,
             Err(OpenError::Refused) => return Err(Stop::Refused),
             Err(OpenError::Broke) => return Ok(Err(broke)),

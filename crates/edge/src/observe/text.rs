@@ -90,6 +90,11 @@ fn whole(out: &mut String, totals: &Totals, gauges: Gauges) -> Result {
     for (flag, count) in totals.flags() {
         writeln!(out, "minato_request_flags_total{{flag=\"{flag}\"}} {count}")?;
     }
+    let help = "Handshakes of TLS with instances: whole, of sessions that were resumed, in vain.";
+    heading(out, "minato_upstream_handshakes_total", "counter", help)?;
+    for (kind, count) in ["full", "resumed", "failed"].into_iter().zip(&totals.handshakes) {
+        writeln!(out, "minato_upstream_handshakes_total{{kind=\"{kind}\"}} {}", count.load(Relaxed))?;
+    }
     let counters = [
         (
             "minato_streams_ended_total",

@@ -20,11 +20,12 @@ use std::{
 use bytes::BytesMut;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use minato_identity::client::Distrust;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::net::TcpStream;
 
 use self::outgoing::Outgoing;
-use super::{connection::Connection, io::Io, wire::Wire};
+use super::{connection::Connection, exchange::Failure, io::Io, session::Failed, wire::Wire};
 use crate::{
     clock::{Clock, Micros, micros},
     config::Limits,
@@ -68,8 +69,8 @@ pub(crate) struct Link {
     sender: SendRequest<Outgoing>,
     driver: Weak<RefCell<Pin<Box<Driver>>>>,
     stream: Weak<TcpStream>,
-    /// Whether it is over TLS.
-    secured: bool,
+    /// What was wrong with its session, if it is over TLS.
+    session: Option<Failed>,
     clock: Clock,
     /// Requests that it carries.
     carries: Cell<usize>,
@@ -108,7 +109,7 @@ impl Links {
 
     /// The same over a wire that is there.
     pub(crate) async fn begin(&self, target: &Target, wire: Wire) -> io::Result<Share> {
-        let (stream, secured) = (Rc::clone(&wire.stream), wire.is_secured());
+        let (stream, secured) = (Rc::clone(&wire.stream), wire.failed());
         let io = Io { wire, first: BytesMut::new() };
         let handshake = http2::Builder::new(Here)
             .timer(TokioTimer::new())
@@ -125,7 +126,7 @@ impl Links {
             sender,
             driver: Rc::downgrade(&driver),
             stream: Rc::downgrade(&stream),
-            secured,
+            session: secured,
             clock: self.clock,
             carries: Cell::new(0),
             reused: Cell::new(false),
@@ -223,9 +224,14 @@ impl Share {
         self.0.reused.get()
     }
 
+    /// What will be known of why the instance refused the edge, should it do so.
+    pub(crate) fn refusal(&self) -> Refusal {
+        Refusal(self.0.session.clone().filter(|_| !self.is_reused()))
+    }
+
     /// How its requests are said to come (RFC 9113, 8.3.1).
     pub(crate) fn scheme(&self) -> &'static str {
-        if self.0.secured { "https" } else { "http" }
+        if self.0.session.is_some() { "https" } else { "http" }
     }
 
     /// Resolves with whether the instance takes an extended CONNECT, when it has told.
@@ -237,6 +243,21 @@ impl Share {
             }
         };
         tokio::time::timeout(within, told).await.is_ok()
+    }
+}
+
+/// Why an instance refused the edge. In TLS 1.3 that is heard only with what should be an answer.
+#[derive(Debug)]
+pub(crate) struct Refusal(Option<Failed>);
+
+impl Refusal {
+    /// That, if it is why a request failed.
+    pub(crate) fn or(&self, failure: Failure) -> Failure {
+        let distrust = self.0.as_ref().and_then(|session| Distrust::in_alert(session.get()?));
+        match (failure, distrust) {
+            (Failure::Broke { .. }, Some(distrust)) => Failure::Distrusted(distrust),
+            (failure, _) => failure,
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! Records are taken from and put into buffers of the edge's own, so that a large body needs few system calls.
 
 use std::{
-    cell::RefCell,
+    cell::{OnceCell, RefCell},
     future::poll_fn,
     io,
     rc::Rc,
@@ -43,7 +43,13 @@ type Traffic<'a> = WriteTraffic<'a, ClientConnectionData>;
 pub(crate) struct Session {
     stream: Rc<TcpStream>,
     state: RefCell<State>,
+    /// What was wrong, for who gave the session away.
+    failed: Failed,
 }
+
+/// What was wrong with a session, if something was.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Failed(Rc<OnceCell<rustls::Error>>);
 
 /// Why none was agreed upon.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +76,7 @@ struct State {
     /// The edge is through, and says so.
     closed: bool,
     /// What was wrong.
-    failed: Option<rustls::Error>,
+    failed: Failed,
 }
 
 /// Where a session stands.
@@ -104,9 +110,10 @@ impl Session {
             outgoing: Vec::new(),
             sent: 0,
             closed: false,
-            failed: None,
+            failed: Failed::default(),
         };
-        let session = Self { stream, state: RefCell::new(state) };
+        let failed = state.failed.clone();
+        let session = Self { stream, state: RefCell::new(state), failed };
         let mut size = ReadSize::default();
         loop {
             let step = session.state.borrow_mut().keep_plain();
@@ -123,6 +130,11 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// What was wrong, when something is.
+    pub(crate) fn failed(&self) -> Failed {
+        self.failed.clone()
     }
 
     /// Whether both agreed upon HTTP/2.
@@ -329,6 +341,12 @@ impl Session {
     }
 }
 
+impl Failed {
+    pub(crate) fn get(&self) -> Option<&rustls::Error> {
+        self.0.get()
+    }
+}
+
 impl Drop for Session {
     /// Says goodbye, if the kernel takes it at once.
     fn drop(&mut self) {
@@ -341,7 +359,7 @@ impl Drop for Session {
 impl State {
     /// Looks at what has arrived; what was sent goes to the end of the buffer.
     fn advance(&mut self, plain: &mut BytesMut) -> Result<Step, rustls::Error> {
-        if !self.fresh && self.failed.is_none() && !self.tls.is_handshaking() {
+        if !self.fresh && self.failed.get().is_none() && !self.tls.is_handshaking() {
             return Ok(Step::Open);
         }
         self.look(plain, |_, _| Ok(()))
@@ -355,7 +373,7 @@ impl State {
         plain: &mut BytesMut,
         then: impl FnOnce(&mut Traffic<'_>, &mut Vec<u8>) -> Result<(), rustls::Error>,
     ) -> Result<Step, rustls::Error> {
-        if let Some(error) = &self.failed {
+        if let Some(error) = self.failed.get() {
             return Err(error.clone());
         }
         self.fresh = false;
@@ -415,7 +433,8 @@ impl State {
     /// Something was wrong: what the other side is told about it. The library isn't asked for anything after
     /// that: it would find the same once more.
     fn fail(&mut self, error: &rustls::Error) {
-        self.failed = Some(error.clone());
+        // It is the first.
+        drop(self.failed.0.set(error.clone()));
         self.closed = true;
         let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut self.incoming);
         if let Ok(ConnectionState::EncodeTlsData(mut data)) = state {

@@ -68,6 +68,7 @@ pub(crate) enum Offer {
 pub(crate) struct Opened {
     pub(crate) wire: Wire,
     pub(crate) http2: bool,
+    pub(crate) resumed: bool,
 }
 
 /// Connects to an instance and makes sure that it is that one. What of a session was kept may be of no use
@@ -143,13 +144,12 @@ impl Agreed {
             BeginError::Tls(error) => OpenError::Distrusted(Distrust::of(&error)),
         })?;
         self.begun.store(true, Relaxed);
-        if let Some(shown) = session.newly_shown()
-            && let Ok(validity) = validity(&shown)
-        {
+        let shown = session.newly_shown();
+        if let Some(Ok(validity)) = shown.as_ref().map(validity) {
             self.until.store(validity.not_after.0, Relaxed);
         }
-        let http2 = session.is_http2();
-        Ok(Opened { wire: Wire::secured(stream, session), http2 })
+        let (http2, resumed) = (session.is_http2(), shown.is_none());
+        Ok(Opened { wire: Wire::secured(stream, session), http2, resumed })
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::session::Session;
+use super::session::{Failed, Session};
 
 /// A socket, and how it is spoken over.
 #[derive(Debug, Clone)]
@@ -33,6 +33,11 @@ impl Wire {
     /// The session was agreed upon over this very socket.
     pub(crate) fn secured(stream: Rc<TcpStream>, session: Session) -> Self {
         Self { stream, session: Some(Rc::new(session)) }
+    }
+
+    /// What was wrong with its session, when something is.
+    pub(crate) fn failed(&self) -> Option<Failed> {
+        self.session.as_ref().map(|session| session.failed())
     }
 
     pub(crate) fn is_secured(&self) -> bool {

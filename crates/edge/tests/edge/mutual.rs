@@ -100,6 +100,10 @@ struct Side {
     breaks: Option<usize>,
 }
 
+/// The same, and one that speaks HTTP/2.
+const PAIRS: [(&[&rustls::SupportedProtocolVersion], &[&str]); 3] =
+    [(VERSIONS[0], &["http/1.1"]), (VERSIONS[1], &["http/1.1"]), (VERSIONS[0], &["h2"])];
+
 /// A clock as an authority has it.
 #[derive(Debug)]
 struct By(Arc<Authority>);
@@ -329,11 +333,11 @@ async fn who_is_not_the_instance_is_sent_nothing() {
 
 #[tokio::test]
 async fn an_instance_that_does_not_know_the_edge_is_named() {
-    for versions in VERSIONS {
+    for (versions, speaks) in PAIRS {
         let Ground { authority: own, mut bed, directory: _directory, .. } = ground().await;
         let elsewhere = tempfile::tempdir().unwrap();
         let (foreign, _) = authority(elsewhere.path(), 0);
-        let side = Side { versions, ..Side::of(issue(&own, "one")).asks(&foreign) };
+        let side = Side { versions, speaks, ..Side::of(issue(&own, "one")).asks(&foreign) };
         let played = play(&bed, "one", side, None).await;
         let reply = bed.client().await.ask("POST", "/", "Content-Length: 0\r\n").await;
         assert_eq!((reply.status, reply.code()), (502, Some("upstream")));
@@ -361,6 +365,10 @@ async fn sessions_are_resumed_by_whichever_thread() {
             assert_eq!((reply.status, reply.text()), (200, "until the end"), "{round}");
         }
         assert_eq!(played.handshakes(), (1, 11));
+        let metrics = bed.edge.metrics();
+        for line in ["{kind=\"full\"} 1\n", "{kind=\"resumed\"} 11\n", "{kind=\"failed\"} 0\n"] {
+            assert!(metrics.contains(&format!("minato_upstream_handshakes_total{line}")), "{metrics}");
+        }
         let callers = played.callers();
         assert!(callers.iter().all(|caller| *caller == callers[0]), "it knows whom it speaks to again");
     }
