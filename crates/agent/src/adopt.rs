@@ -184,6 +184,7 @@ fn running(node: &Node, keeper: &Keeper, held: &Held, tag: Tag) -> Option<Birth>
         asked_by: tag.asked_by,
         pooled: None,
         slot_ms: None,
+        certificate_ms: None,
         phases: Phases::default(),
         findings: Vec::new(),
         replaces: None,

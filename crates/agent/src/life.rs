@@ -119,6 +119,7 @@ impl Birth {
             asked_by: asked_by.to_owned(),
             pooled: None,
             slot_ms: None,
+            certificate_ms: None,
             phases: Phases::default(),
             findings: Vec::new(),
             replaces: None,

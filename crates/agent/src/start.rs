@@ -270,9 +270,9 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
     });
     crash::point("start.ready");
     let mut table = node.table();
-    let (mut asked_by, mut slot_ms, mut pooled) = (String::new(), None, None);
+    let (mut asked_by, mut slot_ms, mut certificate_ms, mut pooled) = (String::new(), None, None, None);
     if let Some(record) = table.instances.get_mut(id) {
-        (slot_ms, pooled) = (record.slot_ms, record.pooled);
+        (slot_ms, certificate_ms, pooled) = (record.slot_ms, record.certificate_ms, record.pooled);
         record.phase = Phase::Ready { since: Instant::now() };
         record.first_ready.get_or_insert_with(Instant::now);
         record.phases = phases;
@@ -289,7 +289,13 @@ fn admit(node: &Arc<Node>, id: &InstanceId, key: &ReleaseKey, phases: Phases, co
         node.metrics.started(Started { phases, slot_ms, pooled });
     }
     let reason = if cold { "it listens, and requests go to it" } else { "it ran already, and was adopted" };
-    let data = json!({ "phases": phases, "asked_by": asked_by, "slot_ms": slot_ms, "pooled": pooled });
+    let data = json!({
+        "phases": phases,
+        "asked_by": asked_by,
+        "slot_ms": slot_ms,
+        "certificate_ms": certificate_ms,
+        "pooled": pooled,
+    });
     node.record("instance_ready", key, id, reason, data);
 }
 

@@ -157,6 +157,8 @@ pub(crate) struct Record {
     pub(crate) pooled: Option<bool>,
     /// How long it waited for a slot, in milliseconds, once it has had one.
     pub(crate) slot_ms: Option<f64>,
+    /// How long issuing its certificate took, in milliseconds.
+    pub(crate) certificate_ms: Option<f64>,
     pub(crate) phases: Phases,
     pub(crate) findings: Vec<String>,
     /// Whose place it was started for.

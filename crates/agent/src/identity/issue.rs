@@ -12,6 +12,7 @@ use minato_model::{
     manifest::Recycle,
 };
 use minato_runtime::spec::Identity;
+use tokio::time::Instant;
 
 use super::Certified;
 use crate::{life::Fault, node::Node, prepare::whole};
@@ -82,6 +83,7 @@ pub(crate) fn certify(node: &Node, id: &InstanceId, key: &ReleaseKey) -> Result<
         (record.address, age)
     };
     let holder = Holder { service: &key.service, instance: id, address };
+    let begun = Instant::now();
     let issued = node.issuer.issue(&holder, age).map_err(|error| {
         Fault::new(Code::NodeFault, format!("it can't be issued a certificate: {}", whole(&error)))
     })?;
@@ -89,6 +91,7 @@ pub(crate) fn certify(node: &Node, id: &InstanceId, key: &ReleaseKey) -> Result<
     let certified = Certified { serial: serial.clone(), not_before: *not_before, not_after: *not_after };
     if let Some(record) = node.table().instances.get_mut(id) {
         record.identity = Some(certified);
+        record.certificate_ms = Some(begun.elapsed().as_secs_f64() * 1_000.0);
     }
     Ok(Some(Identity {
         certificate: issued.chain_pem().into_bytes(),
