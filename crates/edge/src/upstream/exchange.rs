@@ -119,7 +119,10 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
     if let Some(rest) = message.head.get(first..).filter(|rest| !rest.is_empty() || wire.is_due()) {
         match tokio::time::timeout_at(message.deadline, wire.write_all(rest)).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(Failure::Broke { reused, sent: first > 0 }),
+            Ok(Err(error)) => {
+                let broke = Failure::Broke { reused, sent: first > 0 };
+                return Err(refusal(&error, reused).map_or(broke, Failure::Distrusted));
+            }
             Err(_) => return Err(Failure::Late),
         }
     }
@@ -156,7 +159,7 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
             Event::Filled(Ok(true)) => {}
             Event::Filled(filled @ (Ok(false) | Err(_))) if empty => {
                 // In TLS 1.3 the edge hears only now what came of its own part of the handshake.
-                let distrust = filled.err().filter(|_| !reused).as_ref().and_then(Distrust::in_io);
+                let distrust = filled.err().and_then(|error| refusal(&error, reused));
                 let broke = Failure::Broke { reused, sent: true };
                 return Err(distrust.map_or(broke, Failure::Distrusted));
             }
@@ -179,6 +182,11 @@ pub(crate) async fn exchange(mut connection: Connection, message: &Message<'_>) 
             }
         }
     }
+}
+
+/// Whether a connection that carried nothing before broke because the instance refuses the edge.
+fn refusal(error: &io::Error, reused: bool) -> Option<Distrust> {
+    if reused { None } else { Distrust::in_io(error) }
 }
 
 /// The final head, if it has arrived. Interim ones are dropped: hyper's server sends its own 100.

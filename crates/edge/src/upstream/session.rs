@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use rustix::net::RecvFlags;
 use rustls::{
     ClientConfig, HandshakeKind,
     client::{ClientConnectionData, UnbufferedClientConnection},
@@ -33,6 +34,8 @@ const WRITE_MAX: usize = 64 * 1024;
 const OVERHEAD: usize = 5 + 8 + 1 + 16;
 /// The content of a record, at most.
 const RECORD: usize = 16 * 1024;
+/// Reads in search of why the other side takes nothing more.
+const LAST_WORDS: usize = 16;
 /// Reads in search of unasked words on a connection that nobody uses.
 const LOOKS: usize = 4;
 
@@ -262,11 +265,26 @@ impl Session {
                         continue;
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Err(error)),
+                    Err(error) => return Poll::Ready(Err(self.last_word(&mut state, error))),
                 }
             }
             ready!(self.stream.poll_write_ready(cx))?;
         }
+    }
+
+    /// The other side takes nothing more: why, if that was its last word.
+    fn last_word(&self, state: &mut State, error: io::Error) -> io::Error {
+        let mut room = [0_u8; 4096];
+        for _ in 0..LAST_WORDS {
+            let received = rustix::net::recv(&*self.stream, &mut room, RecvFlags::DONTWAIT);
+            let Ok((length @ 1.., _)) = received else { break };
+            state.incoming.extend_from_slice(room.get(..length).unwrap_or_default());
+            state.fresh = true;
+            if let Err(word) = state.keep_plain() {
+                return broken(word);
+            }
+        }
+        error
     }
 
     /// Takes all of it, and sends what the kernel takes now; how much was taken.
@@ -305,7 +323,7 @@ impl Session {
         let mut room = [0_u8; 2048];
         for _ in 0..LOOKS {
             let found = if surely {
-                let received = rustix::net::recv(&*self.stream, &mut room, rustix::net::RecvFlags::DONTWAIT);
+                let received = rustix::net::recv(&*self.stream, &mut room, RecvFlags::DONTWAIT);
                 received.map(|(length, _)| length).map_err(io::Error::from)
             } else {
                 self.stream.try_read(&mut room)
