@@ -146,3 +146,27 @@ fn only_what_is_meant_is_sent() {
         assert!(portion("certificate", &one.leaf.as_bytes()[..cut]).is_err() || cut + 1 >= one.leaf.len());
     }
 }
+
+#[test]
+fn whatever_is_changed_or_cut_comes_to_an_end() {
+    let one = chain(params(&["shop.example"]));
+    let certificate = format!("{}{}", one.leaf, one.middle);
+    let tried = |certificate: &str, key: &str| {
+        if let Ok(material) = read(&files(certificate, key)) {
+            drop((material.covers(&["shop.example".to_owned()]), material.fresh(now())));
+        }
+    };
+    for at in (0..certificate.len()).step_by(3) {
+        let mut changed = certificate.clone().into_bytes();
+        changed[at] = if changed[at] == b'A' { b'-' } else { b'A' };
+        tried(str::from_utf8(&changed).unwrap(), &one.key);
+        tried(&certificate[..at], &one.key);
+        drop(portion("certificate", &changed));
+    }
+    for at in 0..one.key.len() {
+        let mut changed = one.key.clone().into_bytes();
+        changed[at] = if changed[at] == b'A' { b'-' } else { b'A' };
+        tried(&certificate, str::from_utf8(&changed).unwrap());
+        tried(&certificate, &one.key[..at]);
+    }
+}
