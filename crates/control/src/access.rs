@@ -4,36 +4,47 @@
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, Method, header, uri::Authority};
+use minato_identity::token::{Bearer, Refused, Tokens};
 use minato_model::code::{Code, Problem};
-use subtle::ConstantTimeEq as _;
 
 /// What a caller is measured by.
 pub(crate) struct Access {
-    token: Arc<str>,
+    tokens: Arc<Tokens>,
     allowed_hosts: Vec<String>,
 }
 
+/// Who was turned away, where that is known, and why.
+type TurnedAway = (Option<String>, Problem);
+
 impl Access {
-    pub(crate) fn new(token: Arc<str>, allowed_hosts: Vec<String>) -> Self {
+    pub(crate) fn new(tokens: Arc<Tokens>, allowed_hosts: Vec<String>) -> Self {
         let allowed_hosts = allowed_hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect();
-        Self { token, allowed_hosts }
+        Self { tokens, allowed_hosts }
     }
 
-    /// Whether a request may be answered at all.
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Whether a request may be answered at all, and whose it is.
     ///
     /// # Errors
-    /// `foreign_origin`, `unauthorized`, `unsupported_media`, in this order.
+    /// `foreign_origin`, `unauthorized` (`token_expired`, `token_revoked`), `unsupported_media`, in this order.
     pub(crate) fn check(
         &self,
         method: &Method,
         authority: Option<&str>,
         headers: &HeaderMap,
-    ) -> Result<(), Problem> {
+    ) -> Result<Bearer, TurnedAway> {
+        let nobody = |problem| (None, problem);
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(authority);
-        self.check_host(host)?;
-        check_origin(host, headers)?;
-        self.check_token(headers)?;
-        check_media(method, headers)
+        self.check_host(host).map_err(nobody)?;
+        check_origin(host, headers).map_err(nobody)?;
+        let bearer = self.check_token(headers)?;
+        match check_media(method, headers) {
+            Ok(()) => Ok(bearer),
+            Err(problem) => Err((Some(bearer.who().to_string()), problem)),
+        }
     }
 
     fn check_host(&self, host: Option<&str>) -> Result<(), Problem> {
@@ -53,21 +64,30 @@ impl Access {
             .with_hint("call it by 127.0.0.1 or localhost, or by the address that the server's `api` names"))
     }
 
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn check_token(&self, headers: &HeaderMap) -> Result<Bearer, TurnedAway> {
         let given = headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes);
         let given = given.and_then(|given| {
             let (scheme, token) = given.split_at_checked(7)?;
             scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
         });
-        let right = given.is_some_and(|given| bool::from(given.ct_eq(self.token.as_bytes())));
-        if right && !self.token.is_empty() {
-            return Ok(());
-        }
-        let message = if given.is_some() { "the token is wrong" } else { "a token is needed" };
-        Err(Problem::new(Code::Unauthorized, message)
-            .with_hint("set MINATO_TOKEN to what the server's data directory has in `token`"))
+        let Some(given) = given else {
+            return Err((None, Problem::new(Code::Unauthorized, "a token is needed").with_hint(HINT)));
+        };
+        self.tokens.check(given).map_err(|refused| {
+            let who = refused.id().map(ToString::to_string);
+            let (code, hint) = match refused {
+                Refused::Unknown => (Code::Unauthorized, HINT),
+                Refused::Expired { .. } => (Code::TokenExpired, "ask an admin for another"),
+                Refused::Revoked { .. } => (Code::TokenRevoked, "ask an admin for another"),
+            };
+            (who, Problem::new(code, refused.to_string()).with_hint(hint))
+        })
     }
 }
+
+/// Where a token comes from.
+const HINT: &str =
+    "set MINATO_TOKEN to a token, or on the server's machine to what its data directory has in `token`";
 
 /// A page may call only the server that it came from.
 fn check_origin(host: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
@@ -106,9 +126,10 @@ mod tests {
     use super::*;
 
     fn check(method: Method, headers: &[(header::HeaderName, &str)]) -> Option<Code> {
-        let access = Access::new(Arc::from("s3cret"), vec!["Minato.Example".to_owned()]);
+        let tokens = Tokens::new("s3cret", Arc::new(|| minato_model::time::Moment(0)));
+        let access = Access::new(Arc::new(tokens), vec!["Minato.Example".to_owned()]);
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-        access.check(&method, None, &headers).err().map(|problem| problem.code)
+        access.check(&method, None, &headers).err().map(|(_, problem)| problem.code)
     }
 
     const TOKEN: (header::HeaderName, &str) = (header::AUTHORIZATION, "Bearer s3cret");

@@ -7,6 +7,7 @@ mod changes;
 mod events;
 mod instances;
 mod logs;
+mod needs;
 mod openapi;
 mod query;
 mod releases;
@@ -14,6 +15,7 @@ mod rollouts;
 mod schemas;
 mod server;
 mod stream;
+mod tokens;
 mod top;
 mod why;
 
@@ -29,7 +31,8 @@ use axum::{
 };
 use minato_model::code::{Code, Problem};
 
-use self::answer::Failed;
+pub(crate) use self::needs::Refusals;
+use self::{answer::Failed, needs::Needs};
 use crate::core::Core;
 
 /// The largest body: a manifest of a thousand services is below 1 MiB, and there may be several.
@@ -45,6 +48,7 @@ type Shared = State<Arc<Core>>;
 pub(crate) struct Endpoint {
     method: Method,
     path: &'static str,
+    needs: Needs,
     summary: &'static str,
     /// Of the path and of the query.
     parameters: Vec<Parameter>,
@@ -96,7 +100,7 @@ const fn part(name: &'static str, what: &'static str) -> Parameter {
     Parameter { name, place: Place::Path, required: true, kind: "string", what }
 }
 
-/// Every endpoint that needs the token.
+/// Every endpoint that needs a token.
 fn endpoints() -> Vec<Endpoint> {
     [
         changes::endpoints(),
@@ -108,6 +112,7 @@ fn endpoints() -> Vec<Endpoint> {
         events::endpoints(),
         releases::endpoints(),
         rollouts::endpoints(),
+        tokens::endpoints(),
         server::endpoints(),
     ]
     .into_iter()
@@ -119,7 +124,8 @@ fn endpoints() -> Vec<Endpoint> {
 pub(crate) fn router(core: &Arc<Core>) -> Router {
     let mut api = Router::new();
     for endpoint in endpoints() {
-        api = api.route(endpoint.path, endpoint.handler);
+        let allowed = middleware::from_fn_with_state(endpoint.needs, needs::allowed);
+        api = api.route(endpoint.path, endpoint.handler.layer(allowed));
     }
     let nothing = |method: Method, uri: Uri| async move {
         let message = format!("there is no {method} {}", uri.path().chars().take(80).collect::<String>());
@@ -132,17 +138,8 @@ pub(crate) fn router(core: &Arc<Core>) -> Router {
         // Read by whoever takes a body, and bounded there: a large one is refused before it is read.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(in_time))
-        .layer(middleware::from_fn_with_state(Arc::clone(core), guarded));
+        .layer(middleware::from_fn_with_state(Arc::clone(core), needs::guarded));
     api.route("/readyz", get(server::ready)).with_state(Arc::clone(core))
-}
-
-/// Lets only those through who may call the API.
-async fn guarded(State(core): Shared, request: Request, next: Next) -> Response {
-    let authority = request.uri().authority().map(axum::http::uri::Authority::as_str);
-    match core.access.check(request.method(), authority, request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => Failed(problem).into_response(),
-    }
 }
 
 /// Ends what takes too long to begin answering.

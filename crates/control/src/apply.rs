@@ -38,6 +38,12 @@ pub(crate) struct File {
     pub(crate) tls: BTreeMap<String, Files>,
 }
 
+/// The apps that these files are about, as far as they can be read: what can't be is refused as a whole.
+pub(crate) fn named(files: &[File]) -> Vec<AppName> {
+    let manifests = parse(files).unwrap_or_default();
+    manifests.into_iter().map(|manifest| manifest.app).collect()
+}
+
 /// How an apply is meant.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wishes {

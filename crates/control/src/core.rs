@@ -20,7 +20,7 @@ use minato_state::{Committed, Guard, State, StateError, Write};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Deps, Issuances, access::Access};
+use crate::{Deps, Issuances, access::Access, api::Refusals};
 
 /// Releases that are kept in memory. They never change; past this many, all are read anew.
 const RELEASES_CACHED: usize = 10_000;
@@ -33,6 +33,7 @@ pub(crate) struct Core {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) extra_metrics: Arc<dyn Fn() -> String + Send + Sync>,
     pub(crate) access: Access,
+    pub(crate) refusals: Refusals,
     pub(crate) http: Option<SocketAddr>,
     pub(crate) https: Option<SocketAddr>,
     pub(crate) issuance: Option<Issuances>,
@@ -121,7 +122,8 @@ impl Core {
             images: deps.images,
             journal: deps.journal,
             extra_metrics: deps.extra_metrics,
-            access: Access::new(deps.token, deps.allowed_hosts),
+            access: Access::new(deps.tokens, deps.allowed_hosts),
+            refusals: Refusals::default(),
             http: deps.http,
             https: deps.https,
             issuance: deps.issuance,

@@ -16,6 +16,7 @@ mod core;
 mod doors;
 mod reconcile;
 mod status;
+mod tokens;
 mod why;
 mod world;
 
@@ -28,8 +29,9 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use minato_identity::token::Tokens;
 use minato_model::{event::Journal, images::Images, node::Nodes, time::Moment, tls::Issuance};
-use minato_state::State;
+use minato_state::{State, StateError};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
@@ -48,8 +50,8 @@ pub struct Deps {
     pub clock: Arc<dyn Fn() -> Moment + Send + Sync>,
     /// Prometheus text beside the nodes' own.
     pub extra_metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// The API's token.
-    pub token: Arc<str>,
+    /// Who may call the API; filled from the cluster state.
+    pub tokens: Arc<Tokens>,
     /// Names by which the API may be called, beside those of loopback; without port.
     pub allowed_hosts: Vec<String>,
     /// Where this node's edge answers HTTP, for the URLs that are shown.
@@ -98,9 +100,17 @@ impl Control {
         self.core.ready.store(ready, Ordering::Release);
     }
 
+    /// Takes over who may call it. Before this only the data directory's own token counts.
+    ///
+    /// # Errors
+    /// The cluster state can't be read.
+    pub async fn admit(&self) -> Result<(), StateError> {
+        tokens::load(&self.core).await.map(drop)
+    }
+
     /// Drives the reconcilers until told to stop; ends the streams of the API then.
     pub async fn run(&self, shutdown: CancellationToken) {
-        reconcile::run(&self.core, &shutdown).await;
+        tokio::join!(reconcile::run(&self.core, &shutdown), tokens::follow(&self.core, &shutdown));
         self.core.closing.cancel();
     }
 }

@@ -114,6 +114,10 @@ codes! {
     NotFound = "not_found",
     /// No token, or a wrong one.
     Unauthorized = "unauthorized",
+    /// The token has expired.
+    TokenExpired = "token_expired",
+    /// The token was revoked.
+    TokenRevoked = "token_revoked",
     /// A foreign `Host` or `Origin`.
     ForeignOrigin = "foreign_origin",
     /// A write that isn't `application/json`.

@@ -31,6 +31,8 @@ pub const NODES: &str = "/nodes/";
 pub const SLICES: &str = "/slices/";
 /// The files of every service that named some for its doors. Read by whoever presents them alone.
 pub const DOORS: &str = "/doors/";
+/// Tokens, by their ids.
+pub const TOKENS: &str = "/tokens/";
 /// Every report.
 pub const INVENTORY: &str = "/inventory/";
 /// Whose turn it is to ask a public authority: one order at a time.
@@ -66,6 +68,12 @@ pub fn releases_of(key: &ServiceKey) -> String {
 #[must_use]
 pub fn rollout(key: &ServiceKey) -> String {
     format!("{ROLLOUTS}{key}")
+}
+
+/// A token.
+#[must_use]
+pub fn token(id: &str) -> String {
+    format!("{TOKENS}{id}")
 }
 
 /// A node.

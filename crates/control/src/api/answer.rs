@@ -38,7 +38,7 @@ impl IntoResponse for Failed {
     fn into_response(self) -> Response {
         let mut response = (status(self.0.code), Json(Body { error: &self.0 })).into_response();
         let headers = response.headers_mut();
-        if self.0.code == Code::Unauthorized {
+        if matches!(self.0.code, Code::Unauthorized | Code::TokenExpired | Code::TokenRevoked) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // What is left of the body isn't read: the connection can't be used again.
@@ -56,8 +56,8 @@ impl IntoResponse for Failed {
 #[expect(clippy::wildcard_enum_match_arm, reason = "what isn't named is an error of what was sent")]
 fn status(code: Code) -> StatusCode {
     match code {
-        Code::Unauthorized => StatusCode::UNAUTHORIZED,
-        Code::ForeignOrigin => StatusCode::FORBIDDEN,
+        Code::Unauthorized | Code::TokenExpired | Code::TokenRevoked => StatusCode::UNAUTHORIZED,
+        Code::Denied | Code::ForeignOrigin => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
         Code::Conflict | Code::PlanOutdated | Code::ReleaseRefused | Code::RouteTaken => StatusCode::CONFLICT,

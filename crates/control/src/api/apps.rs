@@ -12,7 +12,7 @@ use minato_model::{
 };
 use serde::Serialize;
 
-use super::{Answer, Endpoint, Shared, answer::Answered, part};
+use super::{Answer, Endpoint, Needs, Shared, answer::Answered, part};
 use crate::{
     status::{self, AppStatus},
     world::World,
@@ -23,6 +23,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint {
             method: Method::GET,
             path: "/api/v1/apps",
+            needs: Needs::Read,
             summary: "Every app with its services, and what each is",
             parameters: vec![],
             body: None,
@@ -32,6 +33,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint {
             method: Method::GET,
             path: "/api/v1/apps/{app}",
+            needs: Needs::ReadApp,
             summary: "One app with its services, and what each is",
             parameters: vec![part("app", "the app's name")],
             body: None,

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::Method,
     routing::{delete, post},
 };
+use minato_identity::token::Bearer;
 use minato_model::{
     code::{Code, Problem},
     ids::AppName,
@@ -16,9 +17,9 @@ use minato_model::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answer, Endpoint, Shared,
+    Answer, Endpoint, Needs, Shared,
     answer::{Answered, Failed},
-    part,
+    needs, part,
     query::Sent,
 };
 use crate::{
@@ -33,6 +34,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint {
             method: Method::POST,
             path: "/api/v1/plans",
+            needs: Needs::Deploy,
             summary: "What applying these manifests would change, and why",
             parameters: vec![],
             body: Some("PlanRequest"),
@@ -42,6 +44,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint {
             method: Method::POST,
             path: "/api/v1/apply",
+            needs: Needs::Deploy,
             summary: "Applies manifests; answers once every node has confirmed the routes",
             parameters: vec![],
             body: Some("ApplyRequest"),
@@ -51,6 +54,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint {
             method: Method::DELETE,
             path: "/api/v1/apps/{app}",
+            needs: Needs::Deploy,
             summary: "Takes an app away: its routes go, its instances drain",
             parameters: vec![part("app", "the app's name")],
             body: None,
@@ -104,11 +108,25 @@ struct ServiceState {
     state: &'static str,
 }
 
-async fn plan(State(core): Shared, Sent(request): Sent<PlanRequest>) -> Answered<Plans> {
+async fn plan(
+    State(core): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Sent(request): Sent<PlanRequest>,
+) -> Answered<Plans> {
+    needs::deploys(&bearer, apply::named(&request.files).iter())?;
     Ok(Json(Plans { plans: apply::plan(&core, &request.files).await? }))
 }
 
-async fn apply_files(State(core): Shared, Sent(request): Sent<ApplyRequest>) -> Answered<Applied> {
+async fn apply_files(
+    State(core): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Sent(request): Sent<ApplyRequest>,
+) -> Answered<Applied> {
+    needs::deploys(&bearer, apply::named(&request.files).iter())?;
+    if request.prune {
+        // It takes away what isn't named.
+        needs::is_admin(&bearer)?;
+    }
     if request.supersede {
         let message = "superseding a release that is under way isn't supported yet";
         return Err(Failed(

@@ -8,7 +8,7 @@ use minato_model::event::Event;
 use serde::Deserialize;
 
 use super::{
-    Answer, Endpoint, Shared,
+    Answer, Endpoint, Needs, Shared,
     answer::Failed,
     asked,
     query::Asked,
@@ -20,6 +20,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Method::GET,
         path: "/api/v1/events",
+        needs: Needs::Read,
         summary: "Events, oldest first",
         parameters: vec![
             asked("follow", "boolean", "goes on with what comes"),

@@ -14,7 +14,7 @@ use minato_model::{
 use minato_state::list_all;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Endpoint, Shared, answer::Answered, asked, query::Asked};
+use super::{Answer, Endpoint, Needs, Shared, answer::Answered, asked, query::Asked};
 use crate::{
     core::{Core, Fault, decode},
     world::{OnNode, on_node},
@@ -24,6 +24,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Method::GET,
         path: "/api/v1/instances",
+        needs: Needs::Read,
         summary: "Instances that run, those that ended lately, and those that are to come: `id` is null \
                   where an image is prepared for the first one",
         parameters: vec![

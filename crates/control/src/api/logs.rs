@@ -12,7 +12,7 @@ use minato_model::{
 use serde::Deserialize;
 
 use super::{
-    Answer, Endpoint, Shared,
+    Answer, Endpoint, Needs, Shared,
     answer::Failed,
     asked, needed,
     query::Asked,
@@ -28,6 +28,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Method::GET,
         path: "/api/v1/logs",
+        needs: Needs::Read,
         summary: "Lines that instances of a service wrote, oldest first",
         parameters: vec![
             needed("service", "app/service"),

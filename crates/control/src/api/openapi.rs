@@ -41,6 +41,7 @@ fn operation(endpoint: &Endpoint) -> Value {
     let error = json!({ "application/json": { "schema": reference("Failure") } });
     let mut operation = json!({
         "summary": endpoint.summary,
+        "description": format!("Needs a token that allows `{}`", endpoint.needs.as_str()),
         "parameters": endpoint.parameters.iter().map(parameter).collect::<Vec<_>>(),
         "responses": {
             "200": { "description": "done", "content": content },

@@ -13,7 +13,7 @@ use minato_model::{
 use minato_state::list_all;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Endpoint, Shared, answer::Answered, needed, query::Asked};
+use super::{Answer, Endpoint, Needs, Shared, answer::Answered, needed, query::Asked};
 use crate::{
     core::{Fault, decode},
     why::release_state,
@@ -24,6 +24,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Method::GET,
         path: "/api/v1/releases",
+        needs: Needs::Read,
         summary: "Every release that a service ever had, by number",
         parameters: vec![needed("service", "app/service")],
         body: None,

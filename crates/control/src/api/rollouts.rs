@@ -11,7 +11,7 @@ use minato_model::{
     ids::ServiceKey,
 };
 
-use super::{Answer, Endpoint, Shared, answer::Answered, part};
+use super::{Answer, Endpoint, Needs, Shared, answer::Answered, part};
 use crate::{
     status::{self, RolloutStatus},
     world::World,
@@ -21,6 +21,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Method::GET,
         path: "/api/v1/rollouts/{app}/{service}",
+        needs: Needs::ReadApp,
         summary: "Where the service's release stands",
         parameters: vec![part("app", "the app's name"), part("service", "the service's name")],
         body: None,

@@ -207,6 +207,22 @@ pub(super) const SCHEMAS: &[(&str, Fields)] = &[
         ],
     ),
     ("Tops", &[("nodes", "Top[]")]),
+    (
+        "Token",
+        &[
+            ("id", "string"),
+            ("name", "string"),
+            ("scopes", "string[]"),
+            ("created_at", "string"),
+            ("created_by", "string"),
+            ("expires_at", "string?"),
+            ("revoked_at", "string?"),
+            ("revoked_by", "string?"),
+        ],
+    ),
+    ("Tokens", &[("tokens", "Token[]")]),
+    ("TokenRequest", &[("name", "string?"), ("scopes", "string[]"), ("expires_in", "string?")]),
+    ("NewToken", &[("id", "string"), ("scopes", "string[]"), ("text", "string")]),
     ("Why", &[("thing", "string"), ("kind", "string"), ("lines", "string[]"), ("life", "any?")]),
     (
         "LogLine",

@@ -10,13 +10,14 @@ use axum::{
     routing::get,
 };
 
-use super::{Answer, Endpoint, Shared, openapi};
+use super::{Answer, Endpoint, Needs, Shared, openapi};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint {
             method: Method::GET,
             path: "/metrics",
+            needs: Needs::Read,
             summary: "What was measured, for Prometheus",
             parameters: vec![],
             body: None,
@@ -26,6 +27,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint {
             method: Method::GET,
             path: "/api/openapi.json",
+            needs: Needs::Read,
             summary: "This description",
             parameters: vec![],
             body: None,

@@ -8,12 +8,13 @@ use minato_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Endpoint, Shared, answer::Answered, asked, query::Asked};
+use super::{Answer, Endpoint, Needs, Shared, answer::Answered, asked, query::Asked};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Method::GET,
         path: "/api/v1/top",
+        needs: Needs::Read,
         summary: "What each node, its pool of sandboxes, its services and instances use and carry now",
         parameters: vec![asked("app", "string", "services and instances of this app only")],
         body: None,

@@ -3,13 +3,14 @@
 use axum::{Json, extract::State, http::Method, routing::get};
 use serde::Deserialize;
 
-use super::{Answer, Endpoint, Shared, answer::Answered, needed, query::Asked};
+use super::{Answer, Endpoint, Needs, Shared, answer::Answered, needed, query::Asked};
 use crate::why::{self, Why};
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Method::GET,
         path: "/api/v1/why",
+        needs: Needs::Read,
         summary: "The story of an app, a service, a release or an instance",
         parameters: vec![needed("thing", "app, app/service, app/service@release, or an instance's id")],
         body: None,

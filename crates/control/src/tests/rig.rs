@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use minato_identity::Tokens;
 use minato_model::{
     BoxFuture,
     code::{Code, Problem},
@@ -273,7 +274,7 @@ impl Rig {
             journal: Arc::clone(&world) as _,
             clock: Arc::new(move || NOW.plus(clock.play.lock().unwrap().later)),
             extra_metrics: Arc::new(|| "extra 1\n".to_owned()),
-            token: TOKEN.into(),
+            tokens: Arc::new(Tokens::new(TOKEN, Arc::new(|| NOW))),
             allowed_hosts: Vec::new(),
             http: Some("127.0.0.1:8080".parse().unwrap()),
             https: Some("127.0.0.1:8443".parse().unwrap()),

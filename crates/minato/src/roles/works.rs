@@ -103,6 +103,7 @@ impl Works {
         .await?;
         ground.wake.set(agent.clone());
         register(&**state, &ground.name, ground.network.plan).await?;
+        let tokens = Arc::new(minato_identity::Tokens::new(&ground.token, Arc::new(now)));
         let control = Control::new(minato_control::Deps {
             state: state.clone(),
             nodes: Arc::new(ThisNode::new(ground.name.clone(), agent.clone())),
@@ -110,7 +111,7 @@ impl Works {
             journal: journal.clone(),
             clock: Arc::new(now),
             extra_metrics: Arc::new(move || edge.metrics()),
-            token: ground.token.clone(),
+            tokens: tokens.clone(),
             allowed_hosts: Vec::new(),
             http: Some(ground.config.http),
             https: Some(ground.config.https),
@@ -118,6 +119,7 @@ impl Works {
                 .clone()
                 .map(|acme| -> minato_control::Issuances { Arc::new(move |host: &str| acme.issuance(host)) }),
         });
+        control.admit().await?;
         let access = minato_registry::Access {
             api_token: ground.token.clone(),
             anonymous_push: ground.config.anonymous_push,
