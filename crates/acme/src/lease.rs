@@ -51,6 +51,17 @@ pub(crate) async fn give_back(state: &dyn State, turn: Turn) -> Result<(), State
     state.commit(vec![guard], vec![delete]).await.map(|_| ())
 }
 
+/// Gives back whatever is one's own: an order was broken off.
+pub(crate) async fn give_up(state: &dyn State, node: &NodeName) -> Result<(), StateError> {
+    let (Some(item), _) = state.get(keys::ACME_ORDER).await? else { return Ok(()) };
+    let held = serde_json::from_slice::<Lease>(&item.value);
+    if held.is_ok_and(|held| held.node == *node) {
+        give_back(state, Turn(item.modified)).await
+    } else {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use minato_state::sqlite;
@@ -73,6 +84,9 @@ mod tests {
         let taken = take(&*state, &one, later).await.unwrap();
         assert!(taken.is_some(), "a lost node's turn ends");
         give_back(&*state, turn).await.unwrap();
+        give_up(&*state, &other).await.unwrap();
         assert!(take(&*state, &other, later).await.unwrap().is_none(), "what isn't one's own stays");
+        give_up(&*state, &one).await.unwrap();
+        assert!(take(&*state, &other, later).await.unwrap().is_some());
     }
 }

@@ -49,6 +49,10 @@ impl Acme {
     /// Asks for what is due, again and again, until told to stop.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let _ended: Option<()> = shutdown.run_until_cancelled(self.rounds()).await;
+        // Who ends in the middle of an order keeps no other node waiting.
+        if let Err(error) = lease::give_up(&*self.deps.state, &self.config.node).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the turn ends by itself");
+        }
     }
 
     async fn rounds(self: &Arc<Self>) {
