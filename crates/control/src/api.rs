@@ -3,6 +3,7 @@
 
 mod answer;
 mod apps;
+mod ca;
 mod changes;
 mod events;
 mod instances;
@@ -113,6 +114,7 @@ fn endpoints() -> Vec<Endpoint> {
         releases::endpoints(),
         rollouts::endpoints(),
         tokens::endpoints(),
+        ca::endpoints(),
         server::endpoints(),
     ]
     .into_iter()

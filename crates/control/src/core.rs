@@ -20,7 +20,7 @@ use minato_state::{Committed, Guard, State, StateError, Write};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Deps, Issuances, access::Access, api::Refusals};
+use crate::{Deps, Issuances, Roots, access::Access, api::Refusals};
 
 /// Releases that are kept in memory. They never change; past this many, all are read anew.
 const RELEASES_CACHED: usize = 10_000;
@@ -37,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) http: Option<SocketAddr>,
     pub(crate) https: Option<SocketAddr>,
     pub(crate) issuance: Option<Issuances>,
+    pub(crate) roots: Roots,
     pub(crate) ready: AtomicBool,
     /// Ends what would go on for ever: followed logs and events.
     pub(crate) closing: CancellationToken,
@@ -127,6 +128,7 @@ impl Core {
             http: deps.http,
             https: deps.https,
             issuance: deps.issuance,
+            roots: deps.roots,
             ready: AtomicBool::new(false),
             closing: CancellationToken::new(),
             clock: deps.clock,

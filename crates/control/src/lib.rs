@@ -29,7 +29,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use minato_identity::token::Tokens;
+use minato_identity::{Trust, token::Tokens};
 use minato_model::{event::Journal, images::Images, node::Nodes, time::Moment, tls::Issuance};
 use minato_state::{State, StateError};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,8 @@ pub struct Deps {
     pub extra_metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Who may call the API; filled from the cluster state.
     pub tokens: Arc<Tokens>,
+    /// By what the cluster's certificates are verified.
+    pub roots: Roots,
     /// Names by which the API may be called, beside those of loopback; without port.
     pub allowed_hosts: Vec<String>,
     /// Where this node's edge answers HTTP, for the URLs that are shown.
@@ -60,6 +62,15 @@ pub struct Deps {
     pub https: Option<SocketAddr>,
     /// How hosts stand with a public authority, if one is asked.
     pub issuance: Option<Issuances>,
+}
+
+/// The name of the cluster, and its roots.
+#[derive(Debug, Clone)]
+pub struct Roots {
+    /// The trust domain of its SPIFFE ids.
+    pub cluster: String,
+    /// The roots of now.
+    pub trust: Trust,
 }
 
 /// How a host stands with a public authority; `None`: it isn't asked for it.

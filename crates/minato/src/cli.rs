@@ -2,6 +2,7 @@
 
 mod apply;
 mod build;
+mod ca;
 mod delete;
 mod events;
 mod init;
@@ -77,6 +78,8 @@ enum Command {
     Logs(logs::Arguments),
     /// Show what happened
     Events(events::Arguments),
+    /// The cluster's certificate authority
+    Ca(ca::Arguments),
     /// Releases of a service
     Release(release::Arguments),
     /// Print a script that completes commands in a shell
@@ -91,14 +94,13 @@ enum Command {
 }
 
 /// Commands of the design that come later: refused by name, so that nobody searches for a typo.
-const LATER: [&str; 17] = [
+const LATER: [&str; 16] = [
     "dev",
     "sign",
     "verify",
     "key",
     "token",
     "open",
-    "ca",
     "rollback",
     "store",
     "secret",
@@ -156,6 +158,7 @@ fn dispatch(command: Command, json: bool) -> Result<(), Failure> {
         Command::Why(arguments) => client_side(why::run(arguments, json)),
         Command::Logs(arguments) => client_side(logs::run(arguments, json)),
         Command::Events(arguments) => client_side(events::run(arguments, json)),
+        Command::Ca(arguments) => client_side(ca::run(arguments, json)),
         Command::Release(arguments) => client_side(release::run(arguments, json)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

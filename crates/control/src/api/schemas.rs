@@ -9,6 +9,11 @@ pub(super) const SCHEMAS: &[(&str, Fields)] = &[
     ("Files", &[("certificate", "string?"), ("key", "string?"), ("client_ca", "string?")]),
     // `tls`: `Files` by the name of the service that names them.
     ("File", &[("name", "string"), ("text", "string"), ("tls", "any?")]),
+    ("Root", &[("sha256", "string"), ("not_before", "time"), ("not_after", "time")]),
+    (
+        "Authority",
+        &[("cluster", "string"), ("serial", "integer"), ("pem", "string"), ("roots", "Root[]")],
+    ),
     ("PlanRequest", &[("files", "File[]")]),
     (
         "ApplyRequest",

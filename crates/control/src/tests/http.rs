@@ -327,6 +327,7 @@ async fn the_description_fits_the_answers() {
         ("/api/v1/events?limit=1", "Event"),
         ("/api/v1/releases?service=shop/web", "Releases"),
         ("/api/v1/rollouts/shop/web", "Rollout"),
+        ("/api/v1/ca", "Authority"),
         ("/api/v1/nothing", "Failure"),
     ] {
         let (_, answer) = api.ask("GET", path, None).await;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use minato_identity::Tokens;
+use minato_identity::{Bundle, Tokens, Trust};
 use minato_model::{
     BoxFuture,
     code::{Code, Problem},
@@ -32,7 +32,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    Control, Deps,
+    Control, Deps, Roots,
     apply::{self, Applied, File, Wishes},
     status::{self, RolloutStatus},
     world::World,
@@ -279,6 +279,7 @@ impl Rig {
             http: Some("127.0.0.1:8080".parse().unwrap()),
             https: Some("127.0.0.1:8443".parse().unwrap()),
             issuance: None,
+            roots: Roots { cluster: "minato-0a1b2c3d".to_owned(), trust: roots() },
         });
         let stop = CancellationToken::new();
         join(&*state).await;
@@ -506,4 +507,11 @@ impl Surroundings {
         let releases = slice.releases.iter().map(standing).collect();
         Report { service: slice.service.clone(), generation: slice.generation, releases }
     }
+}
+
+/// A bundle of one root.
+fn roots() -> Trust {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let root = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    Arc::new(Bundle::new(7, vec![root.into()]).unwrap()).into()
 }

@@ -103,6 +103,12 @@ impl Works {
         .await?;
         ground.wake.set(agent.clone());
         register(&**state, &ground.name, ground.network.plan).await?;
+        let address = api.local_addr()?;
+        let mut names = ground.config.tls.api_names.clone();
+        let secure = api::secure(ground.authority.clone(), address, &names)?;
+        if !address.ip().is_unspecified() {
+            names.push(address.ip().to_string());
+        }
         let tokens = Arc::new(minato_identity::Tokens::new(&ground.token, Arc::new(now)));
         let control = Control::new(minato_control::Deps {
             state: state.clone(),
@@ -112,7 +118,11 @@ impl Works {
             clock: Arc::new(now),
             extra_metrics: Arc::new(move || edge.metrics()),
             tokens: tokens.clone(),
-            allowed_hosts: Vec::new(),
+            allowed_hosts: names.clone(),
+            roots: minato_control::Roots {
+                cluster: ground.authority.cluster().to_owned(),
+                trust: ground.authority.trust(),
+            },
             http: Some(ground.config.http),
             https: Some(ground.config.https),
             issuance: acme
@@ -123,13 +133,13 @@ impl Works {
         let access = minato_registry::Access {
             api_token: ground.token.clone(),
             anonymous_push: ground.config.anonymous_push,
-            hosts: Vec::new(),
+            hosts: names,
         };
         let router = control.router().merge(minato_registry::router(library.clone(), access));
         let (ending, ends) = watch::channel(None);
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(api::serve(api, router, ends));
+        tasks.spawn(api::serve(api, router, secure, ends));
         let (driven, driven_until) = (control.clone(), shutdown.clone());
         tasks.spawn(async move {
             driven.run(driven_until).await;
