@@ -104,17 +104,7 @@ impl Session {
         let offered = offered.iter().map(|name| name.to_vec()).collect();
         let tls =
             UnbufferedClientConnection::new_with_alpn(config, name, offered).map_err(BeginError::Tls)?;
-        let state = State {
-            tls,
-            incoming: BytesMut::new(),
-            fresh: false,
-            plain: BytesMut::new(),
-            ended: false,
-            outgoing: Vec::new(),
-            sent: 0,
-            closed: false,
-            failed: Failed::default(),
-        };
+        let state = State::new(tls);
         let failed = state.failed.clone();
         let session = Self { stream, state: RefCell::new(state), failed };
         let mut size = ReadSize::default();
@@ -375,6 +365,20 @@ impl Drop for Session {
 }
 
 impl State {
+    fn new(tls: UnbufferedClientConnection) -> Self {
+        Self {
+            tls,
+            incoming: BytesMut::new(),
+            fresh: false,
+            plain: BytesMut::new(),
+            ended: false,
+            outgoing: Vec::new(),
+            sent: 0,
+            closed: false,
+            failed: Failed::default(),
+        }
+    }
+
     /// Looks at what has arrived; what was sent goes to the end of the buffer.
     fn advance(&mut self, plain: &mut BytesMut) -> Result<Step, rustls::Error> {
         if !self.fresh && self.failed.get().is_none() && !self.tls.is_handshaking() {
@@ -548,3 +552,6 @@ impl std::fmt::Debug for State {
         f.debug_struct("State").field("ended", &self.ended).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
