@@ -1,17 +1,28 @@
 //! TLS at the door, with clients of rustls and with raw bytes.
-#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod ask;
+mod cluster;
+mod slow;
 
-use minato_edge::{Config, Limits, listen};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use http::Method;
+use minato_edge::{Config, listen};
 use minato_model::{
+    manifest::Protocol,
     routing::Routing as _,
     time::Moment,
     tls::{Certificate, PrivateKey, Secured, Source},
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
-    AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore,
+    AlertDescription, ClientConfig, HandshakeKind, RootCertStore,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
 };
@@ -21,14 +32,19 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::support::{Bed, Client, Instance, bed_of, entry, until, within};
+use crate::{
+    http2::{Link, call, chat, data, play, request},
+    support::{Bed, Client, Instance, bed_of, within},
+};
 
 /// An authority of the test's own.
-pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
+struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("ca {}", COUNT.fetch_add(1, SeqCst)));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -126,10 +142,8 @@ impl Door {
 
 /// The alert that ended a handshake.
 fn alert(error: &std::io::Error) -> Option<AlertDescription> {
-    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
-        rustls::Error::AlertReceived(alert) => Some(*alert),
-        _ => None,
-    }
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    if let rustls::Error::AlertReceived(alert) = error { Some(*alert) } else { None }
 }
 
 #[tokio::test]
@@ -167,6 +181,47 @@ async fn the_certificate_is_that_of_the_name_that_was_asked_for() {
     assert!(door.connect(&config, "b.localhost").await.is_err(), "it is another authority's");
     let error = door.connect(&config, "unknown.localhost").await.unwrap_err();
     assert_eq!(alert(&error), Some(AlertDescription::UnrecognisedName));
+}
+
+#[tokio::test]
+async fn versions_that_are_broken_are_refused() {
+    let door = door();
+    let _instance = door.shop().await;
+    // A hello of TLS 1.0 and of 1.1, with ciphers of their time and the extension that names the host.
+    for minor in [1, 2] {
+        let name = b"\0\0\0\x13\0\x11\0\0\x0eshop.localhost";
+        let mut hello = vec![3, minor];
+        hello.extend([7; 32]);
+        hello.extend([0, 0, 4, 0xc0, 0x09, 0xc0, 0x13, 1, 0]);
+        hello.extend([0, u8::try_from(name.len()).unwrap()]);
+        hello.extend(name);
+        let mut message = vec![1, 0, 0, u8::try_from(hello.len()).unwrap()];
+        message.extend(hello);
+        let mut record = vec![22, 3, 1, 0, u8::try_from(message.len()).unwrap()];
+        record.extend(message);
+        let answer = raw(&door, &record).await;
+        // protocol_version, or handshake_failure: they name no signatures that TLS 1.2 could have.
+        assert!(matches!(answer[..], [21, _, _, 0, 2, 2, 40 | 70]), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_is_refused() {
+    let door = door();
+    let _instance = door.shop().await;
+    for name in [&b"shop..localhost"[..], b"\xff\xfe", b"a b", b"", b"shop.localhost\0"] {
+        let length = |more: usize| u16::try_from(name.len() + more).unwrap().to_be_bytes();
+        let mut extensions = [&[0, 0][..], &length(5), &length(3), &[0], &length(0), name].concat();
+        extensions.extend([0, 43, 0, 3, 2, 3, 4]);
+        let mut hello = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 0x01, 1, 0]].concat();
+        hello.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+        hello.extend(extensions);
+        let message = [&[1, 0][..], &u16::try_from(hello.len()).unwrap().to_be_bytes(), &hello].concat();
+        let record =
+            [&[22, 3, 1][..], &u16::try_from(message.len()).unwrap().to_be_bytes(), &message].concat();
+        let answer = raw(&door, &record).await;
+        assert!(answer.len() == 7 && answer[0] == 21 && answer[5] == 2, "{name:?}: {answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -230,6 +285,63 @@ async fn large_bodies_pass_both_ways() {
     client.send(head).await;
     client.send(vec![b'x'; size]).await;
     assert_eq!(client.reply("POST").await.text(), size.to_string());
+}
+
+#[tokio::test]
+async fn calls_and_websockets_pass_over_tls() {
+    let door = door();
+    door.give(vec![door.ca.signs(&["shop.localhost"])]);
+    door.bed.publish_web(|route| route.protocol = Protocol::Grpc).await;
+    let _instance = play(&door.bed, "one").await;
+    let stream = door.connect(&door.ca.client(&["h2"]), "shop.localhost").await.unwrap();
+    let mut link = Link::on(stream).await;
+    let reply = link.ask(call("Count"), Some(vec![1; 300_000])).await.unwrap();
+    assert_eq!(reply.text(), "300000");
+    assert_eq!(reply.trailers.unwrap()["grpc-status"], "0");
+    let reply = link.ask(request(Method::GET, "/fields"), None).await.unwrap();
+    assert!(reply.text().contains("\"x-forwarded-proto\": \"https\""), "{}", reply.text());
+
+    let (mut sends, mut body) = chat(&mut link).await;
+    sends.send_data("hello".into(), false).unwrap();
+    assert_eq!(data(&mut body).await.unwrap().unwrap(), "hello");
+
+    // The same from a client of HTTP/1.1.
+    let mut client = door.client().await;
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let fields = format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{key}");
+    let reply = client.ask("GET", "/chat", &fields).await;
+    assert_eq!((reply.status, reply.field("upgrade")), (101, Some("websocket")));
+    client.send(vec![0x5a; 100_000]).await;
+    assert_eq!(client.bytes(100_000).await, vec![0x5a; 100_000]);
+}
+
+#[tokio::test]
+async fn a_farewell_ends_the_connection_and_nothing_else() {
+    let door = door();
+    let _instance = door.shop().await;
+    // The client takes its leave, and the edge too.
+    let mut client = door.client().await;
+    assert_eq!(client.get("/").await.text(), "one");
+    client.stream.get_mut().1.send_close_notify();
+    client.stream.flush().await.unwrap();
+    let mut rest = Vec::new();
+    within(client.stream.read_to_end(&mut rest)).await.expect("close_notify comes before the end");
+    assert_eq!(rest, b"");
+    let mut client = door.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(client.reply("GET").await.text(), "one");
+    let mut rest = Vec::new();
+    within(client.stream.read_to_end(&mut rest)).await.expect("close_notify comes before the end");
+    assert_eq!(rest, b"");
+    // What is no request is answered over TLS, and so is one that is too large.
+    for (bytes, status) in [("\0\0\r\n\r\n".to_owned(), 400), (format!("GET /{}", "x".repeat(100_000)), 431)]
+    {
+        let mut client = door.client().await;
+        client.send(bytes).await;
+        let reply = client.reply("GET").await;
+        assert!(reply.status == status || reply.status == 414, "{reply:?}");
+        assert!(reply.code().is_some());
+    }
 }
 
 /// What a client gets that sends these bytes, to the end.
