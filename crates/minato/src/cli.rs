@@ -13,6 +13,7 @@ mod ps;
 mod release;
 mod server;
 mod status;
+mod token;
 mod top;
 mod why;
 mod words;
@@ -28,6 +29,7 @@ const AROUND: &str = "\
 Variables:
   MINATO_API    Where the API is [default: http://127.0.0.1:7070]
   MINATO_TOKEN  Its token [default: what a server of this machine left for the user who started it]
+  MINATO_CA     The file of roots by which an API at https:// is known, as `minato ca export` prints them
   NO_COLOR      No colours, if it isn't empty
 
 Exit status:
@@ -82,6 +84,8 @@ enum Command {
     Ca(ca::Arguments),
     /// Releases of a service
     Release(release::Arguments),
+    /// Make, list and revoke tokens
+    Token(token::Arguments),
     /// Print a script that completes commands in a shell
     Completions {
         /// Which shell
@@ -94,12 +98,11 @@ enum Command {
 }
 
 /// Commands of the design that come later: refused by name, so that nobody searches for a typo.
-const LATER: [&str; 16] = [
+const LATER: [&str; 15] = [
     "dev",
     "sign",
     "verify",
     "key",
-    "token",
     "open",
     "rollback",
     "store",
@@ -160,6 +163,7 @@ fn dispatch(command: Command, json: bool) -> Result<(), Failure> {
         Command::Events(arguments) => client_side(events::run(arguments, json)),
         Command::Ca(arguments) => client_side(ca::run(arguments, json)),
         Command::Release(arguments) => client_side(release::run(arguments, json)),
+        Command::Token(arguments) => client_side(token::run(arguments, json)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "minato", &mut script);

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,8 +12,13 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use minato_model::code::{Code, Problem};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 use crate::failure::Failure;
 
@@ -29,6 +35,64 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     host: String,
     token: Option<String>,
+    /// How it is spoken to beyond loopback.
+    tls: Option<Tls>,
+}
+
+/// By whom the API's certificate has to be, and for which name.
+#[derive(Clone)]
+struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// By the roots in the file that `$MINATO_CA` names.
+    fn find(host: &str) -> Result<Self, Failure> {
+        let Some(path) = std::env::var_os("MINATO_CA").filter(|path| !path.is_empty()) else {
+            return Err(Failure::Usage(
+                "MINATO_CA names no file: an API by https is known by its cluster's roots, which \
+                 `minato ca export` prints on the server's machine"
+                    .to_owned(),
+            ));
+        };
+        let path = std::path::PathBuf::from(path);
+        let wrong = |why: String| Failure::Usage(format!("MINATO_CA is {}: {why}", path.display()));
+        let bytes = bounded(&path).map_err(|error| wrong(error.to_string()))?;
+        let mut roots = rustls::RootCertStore::empty();
+        for root in CertificateDer::pem_slice_iter(&bytes) {
+            let root = root.map_err(|error| wrong(error.to_string()))?;
+            roots.add(root).map_err(|error| wrong(error.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(wrong("it holds no certificate".to_owned()));
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| wrong(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(name)
+            .map_err(|_| Failure::Usage(format!("MINATO_API has `{host}`, which is no host's name")))?;
+        Ok(Self { connector: Arc::new(config).into(), name })
+    }
+}
+
+/// A file of roots; a bundle is some kilobytes.
+fn bounded(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    const MOST: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::open(path)?, MOST), &mut bytes)?;
+    Ok(bytes)
 }
 
 impl Client {
@@ -36,30 +100,36 @@ impl Client {
     /// else the one that a server of this machine left for its user.
     pub(crate) fn find() -> Result<Self, Failure> {
         let url = std::env::var("MINATO_API").unwrap_or_else(|_| "http://127.0.0.1:7070".to_owned());
-        let wrong = || Failure::Usage(format!("MINATO_API is `{url}`; write it as http://127.0.0.1:7070"));
-        let host = api_host(&url).ok_or_else(wrong)?;
+        let wrong = || {
+            Failure::Usage(format!(
+                "MINATO_API is `{url}`; write it as http://127.0.0.1:7070, or https://HOST:PORT beyond loopback"
+            ))
+        };
+        let (host, secure) = api_host(&url).ok_or_else(wrong)?;
         let address = host.to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(|| {
             Failure::Unreachable(format!("MINATO_API is `{url}`, and `{host}` is found nowhere"))
         })?;
         let token = std::env::var("MINATO_TOKEN").ok().filter(|token| !token.is_empty());
+        if !secure && !address.ip().is_loopback() {
+            return Err(Failure::Usage(format!(
+                "MINATO_API is `{url}`: beyond loopback a token goes by https only; write https://{host}"
+            )));
+        }
+        let tls = if secure { Some(Tls::find(host)?) } else { None };
         let token = token.map_or_else(|| found_token(address), Some);
-        Ok(Self { address, host: host.to_owned(), token })
+        Ok(Self { address, host: host.to_owned(), token, tls })
     }
 
     /// A way to an API that is known, for a process that started it.
     #[cfg_attr(not(feature = "demo"), expect(dead_code, reason = "only the demo starts a server"))]
     pub(crate) fn to(address: SocketAddr, token: String) -> Self {
-        Self { address, host: address.to_string(), token: Some(token) }
+        Self { address, host: address.to_string(), token: Some(token), tls: None }
     }
 
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "it ends with the connection, and its error reaches the request too"
-    )]
     /// Opens a connection and sends a request, whose `Host` is the API's.
     pub(crate) async fn send<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, Failure>
     where
@@ -77,10 +147,15 @@ impl Client {
             .await
             .map_err(|_| unreachable("no answer within 5 s".to_owned()))?
             .map_err(|error| unreachable(error.to_string()))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| unreachable(error.to_string()))?;
-        drop(tokio::task::spawn(async move { drop(connection.await) }));
+        let mut sender = match &self.tls {
+            None => converse(stream).await.map_err(|error| unreachable(error.to_string()))?,
+            Some(Tls { connector, name }) => {
+                let agreed = tokio::time::timeout(CONNECT, connector.connect(name.clone(), stream)).await;
+                let agreed = agreed.map_err(|_| unreachable("no TLS within 5 s".to_owned()))?;
+                let stream = agreed.map_err(|error| unreachable(error.to_string()))?;
+                converse(stream).await.map_err(|error| unreachable(error.to_string()))?
+            }
+        };
         let host = header::HeaderValue::from_str(&self.host)
             .map_err(|_| Failure::Usage("MINATO_API holds what no host name can".to_owned()))?;
         request.headers_mut().insert(header::HOST, host);
@@ -135,12 +210,30 @@ impl Client {
     }
 }
 
-/// The host and port of an API's address: `http://HOST:PORT`, or without what goes without saying.
-fn api_host(url: &str) -> Option<&str> {
-    let rest = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it ends with the connection, and its error reaches the request too"
+)]
+async fn converse<S, B>(stream: S) -> hyper::Result<hyper::client::conn::http1::SendRequest<B>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    drop(tokio::task::spawn(async move { drop(connection.await) }));
+    Ok(sender)
+}
+
+/// The host and port of an API's address: `http://HOST:PORT`, or without what goes without saying; and whether
+/// it is asked by TLS.
+fn api_host(url: &str) -> Option<(&str, bool)> {
+    let secure = url.strip_prefix("https://");
+    let rest = secure.or_else(|| url.strip_prefix("http://")).unwrap_or(url).trim_end_matches('/');
     let (host, port) = rest.rsplit_once(':')?;
     let plain = !host.is_empty() && !host.contains(['/', '@', ' ']);
-    (plain && port.parse::<u16>().is_ok()).then_some(rest)
+    (plain && port.parse::<u16>().is_ok()).then_some((rest, secure.is_some()))
 }
 
 async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
@@ -259,12 +352,13 @@ mod tests {
             ("", None),
             ("127.0.0.1", None),
             (":7070", None),
-            ("https://127.0.0.1:7070", None),
+            ("https://minato.example:7070", Some("minato.example:7070")),
+            ("ftp://127.0.0.1:7070", None),
             ("http://127.0.0.1:7070/api", None),
             ("http://127.0.0.1:70700", None),
             ("http://me@127.0.0.1:7070", None),
         ] {
-            assert_eq!(api_host(url), host, "{url}");
+            assert_eq!(api_host(url), host.map(|host| (host, url.starts_with("https:"))), "{url}");
         }
     }
 

@@ -180,14 +180,12 @@ impl Config {
             tls: written.tls.unwrap_or_default().read()?,
             zone: written.node.and_then(|node| node.zone).map(zone).transpose()?,
         };
-        if !config.api.ip().is_loopback() {
-            return Err(ConfigError::Value {
-                key: "api",
-                why: format!(
-                    "is {}, but beyond loopback it needs TLS, which is not supported yet",
-                    config.api
-                ),
-            });
+        if config.api.ip().is_unspecified() && config.tls.api_names.is_empty() {
+            let why = format!(
+                "is {}: at all addresses it is called by names, so write `api_names` under [tls]",
+                config.api
+            );
+            return Err(ConfigError::Value { key: "api", why });
         }
         Ok(config)
     }
@@ -331,7 +329,8 @@ mod tests {
             ("[registry]\nquota = \"1GiB\"", "`registry.quota` is not supported yet"),
             ("network = \"10.1.0.0/24\"", "write a /16"),
             ("network = \"8.8.0.0/16\"", "private /16"),
-            ("api = \"0.0.0.0:7070\"", "needs TLS"),
+            ("api = \"0.0.0.0:7070\"", "write `api_names` under [tls]"),
+            ("[tls]\napi_names = [\"a b\"]", "`tls.api_names` has `a b`"),
             ("[access_log]\nformat = \"xml\"", "unknown variant `xml`"),
             ("[access_log]\nlevel = 1", "unknown field `level`"),
             ("[access_log]\nsample = 1.5", "`access_log.sample` is 1.5"),

@@ -10,10 +10,7 @@ pub(super) const SCHEMAS: &[(&str, Fields)] = &[
     // `tls`: `Files` by the name of the service that names them.
     ("File", &[("name", "string"), ("text", "string"), ("tls", "any?")]),
     ("Root", &[("sha256", "string"), ("not_before", "time"), ("not_after", "time")]),
-    (
-        "Authority",
-        &[("cluster", "string"), ("serial", "integer"), ("pem", "string"), ("roots", "Root[]")],
-    ),
+    ("Authority", &[("cluster", "string"), ("serial", "integer"), ("pem", "string"), ("roots", "Root[]")]),
     ("PlanRequest", &[("files", "File[]")]),
     (
         "ApplyRequest",

@@ -1,14 +1,26 @@
-//! The listener of API and registry: bounded connections, every phase of a request with a time-out.
+//! The listener of API and registry: bounded connections, every phase of a request with a time-out. On loopback
+//! it speaks in plain, beyond by TLS alone.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+mod certificate;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, extract::ConnectInfo};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
-use tokio::sync::{Semaphore, watch};
+use minato_identity::Authority;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Semaphore, watch},
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::linger::Lingering;
@@ -18,11 +30,27 @@ const CONNECTIONS: usize = 1_024;
 /// How long a request's head may take.
 const HEAD: Duration = Duration::from_secs(10);
 
+/// How an API at this address is spoken to; `None`: in plain, on loopback.
+///
+/// # Errors
+/// The authority issues nothing for these names.
+pub(super) fn secure(
+    authority: Arc<Authority>,
+    api: SocketAddr,
+    names: &[String],
+) -> anyhow::Result<Option<TlsAcceptor>> {
+    if api.ip().is_loopback() {
+        return Ok(None);
+    }
+    Ok(Some(certificate::config(authority, api, names)?.into()))
+}
+
 /// Serves until `ending` says how long the answers under way may still take. What then isn't over is cut:
 /// afterwards nothing that the router holds is in use.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
+    secure: Option<TlsAcceptor>,
     mut ending: watch::Receiver<Option<Duration>>,
 ) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -47,16 +75,22 @@ pub(super) async fn serve(
             }
         };
         drop(stream.set_nodelay(true));
-        let service = TowerToHyperService::new(router.clone().layer(axum::Extension(ConnectInfo(peer))));
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
-            .max_headers(100)
-            .serve_connection(TokioIo::new(Lingering::new(stream)), service);
-        let (connection, cut) = (graceful.watch(connection), cut.clone());
+        let router = router.clone().layer(axum::Extension(ConnectInfo(peer)));
+        let (watcher, cut, secure) = (graceful.watcher(), cut.clone(), secure.clone());
         connections.spawn(async move {
-            // A connection that broke is its client's affair.
-            drop(cut.run_until_cancelled(connection).await);
+            let answered = async {
+                let stream = Lingering::new(stream);
+                match secure {
+                    None => converse(stream, router, watcher).await,
+                    // Who doesn't come to an agreement, or not in time, is left.
+                    Some(secure) => {
+                        if let Ok(Ok(stream)) = tokio::time::timeout(HEAD, secure.accept(stream)).await {
+                            converse(stream, router, watcher).await;
+                        }
+                    }
+                }
+            };
+            cut.run_until_cancelled(answered).await;
             drop(slot);
         });
     }
@@ -69,4 +103,17 @@ pub(super) async fn serve(
     connections.close();
     connections.wait().await;
     Ok(())
+}
+
+/// Answers what is asked on one connection. That it broke is its client's affair.
+async fn converse<S>(stream: S, router: Router, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_headers(100)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    drop(watcher.watch(connection).await);
 }
