@@ -38,12 +38,13 @@ impl Walk<'_> {
         }
         self.task.asked.added.tried.set(self.failures);
         let again = (self.failures > 0).then(|| headers::tried_again(self.task.head, self.failures));
+        let offer = if self.task.upgrade { Offer::Http1 } else { Offer::Any };
         let mut kept = self.kept(lease);
         loop {
             let opened = match kept.take() {
                 Some(way) => Ok(way),
                 // Seldom, and large: not in every request's own state.
-                None => Box::pin(self.open(lease)).await?,
+                None => Box::pin(self.open(lease, offer)).await?,
             };
             let deadline = self.deadline.max(self.soon());
             let exchanged = match opened {
@@ -87,11 +88,10 @@ impl Walk<'_> {
     }
 
     /// A new one.
-    async fn open(&self, lease: &Lease) -> Result<Result<Way, Failure>, Stop> {
+    async fn open(&self, lease: &Lease, offer: Offer) -> Result<Result<Way, Failure>, Stop> {
         let (local, target) = (self.task.local, lease.target());
         let Some(client) = &local.shared.credentials else { return Err(unnamed()) };
         let within = local.shared.limits.connect.min(self.left()?);
-        let offer = if self.task.upgrade { Offer::Http1 } else { Offer::Any };
         let broke = Failure::Broke { reused: false, sent: false };
         let opened = tls::open(client, target, offer, within).await;
         let [full, resumed, failed] = &local.shared.totals.handshakes;
@@ -101,6 +101,8 @@ impl Walk<'_> {
             Ok(opened) => opened,
             Err(OpenError::Refused) => return Err(Stop::Refused),
             Err(OpenError::Broke) => return Ok(Err(broke)),
+            // There it may be a WebSocket in a stream, or none. It is no fault of the instance's.
+            Err(OpenError::NoHttp1) => return Box::pin(self.open(lease, Offer::Any)).await,
             Err(OpenError::Distrusted(distrust)) => return Ok(Err(Failure::Distrusted(distrust))),
             Err(OpenError::Unnamed) => return Err(unnamed()),
         };

@@ -19,6 +19,8 @@ use minato_identity::{
     inspect::validity,
 };
 
+use rustls::{AlertDescription, Error};
+
 use super::{
     connection::Connection,
     session::{BeginError, Session},
@@ -50,6 +52,8 @@ pub(crate) enum OpenError {
     Refused,
     /// It ended it while TLS was agreed upon.
     Broke,
+    /// It speaks HTTP/2 alone, which wasn't offered.
+    NoHttp1,
     /// It isn't who it should be, or speaks no TLS.
     Distrusted(Distrust),
     /// The edge has no certificate of its own.
@@ -141,6 +145,11 @@ impl Agreed {
         let begun = Session::begin(Rc::clone(&stream), config, name, offered).await;
         let session = begun.map_err(|error| match error {
             BeginError::Io(_) => OpenError::Broke,
+            BeginError::Tls(Error::AlertReceived(AlertDescription::NoApplicationProtocol))
+                if offer == Offer::Http1 =>
+            {
+                OpenError::NoHttp1
+            }
             BeginError::Tls(error) => OpenError::Distrusted(Distrust::of(&error)),
         })?;
         self.begun.store(true, Relaxed);

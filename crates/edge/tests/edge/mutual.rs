@@ -517,6 +517,21 @@ async fn a_websocket_passes_and_each_half_ends_by_itself() {
 }
 
 #[tokio::test]
+async fn who_asks_for_a_change_that_an_instance_of_http2_does_not_know_does_it_no_harm() {
+    let Ground { authority, mut bed, directory: _directory, .. } = ground().await;
+    let _played =
+        play(&bed, "one", Side { speaks: &["h2"], ..Side::of(issue(&authority, "one")) }, None).await;
+    for (protocol, status) in [("other", 200), ("websocket", 502)] {
+        let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+        let fields = format!("Connection: Upgrade\r\nUpgrade: {protocol}\r\n{key}");
+        assert_eq!(bed.client().await.ask("GET", "/", &fields).await.status, status, "{protocol}");
+    }
+    assert_eq!(bed.get("/").await.status, 200);
+    assert_eq!(bed.handle.traffic(&id("one")).errors, 0);
+    assert!(bed.told.try_recv().is_err(), "nothing is said of it");
+}
+
+#[tokio::test]
 async fn an_answer_may_come_before_the_request_has_ended() {
     let Ground { authority, bed, directory: _directory, .. } = ground().await;
     let (give, mut given) = mpsc::unbounded_channel();
