@@ -1,6 +1,5 @@
 //! The cluster's authority on a whole server: exported, told, the same after a restart, and named when its
 //! files are damaged.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 
