@@ -24,7 +24,7 @@ use axum::{
 
 use crate::library::Library;
 pub use access::Access;
-use access::{Guard, Right};
+use access::{Guard, Wanted};
 use place::{Place, Reference, Thing};
 use refusal::{ErrorCode, Refusal};
 
@@ -67,8 +67,8 @@ async fn ping(State(registry): State<Registry>, request: Request<Body>) -> Respo
     let guard = &registry.guard;
     let answer = guard
         .check_host(&request)
-        .and_then(|host| guard.check_right(request.headers(), &host, Right::Pull, None))
-        .map(|()| axum::Json(serde_json::json!({})).into_response());
+        .and_then(|host| guard.check_right(request.headers(), &host, Wanted::Entry, None))
+        .map(|_| axum::Json(serde_json::json!({})).into_response());
     finish(answer)
 }
 
@@ -104,14 +104,20 @@ impl Registry {
     ) -> Result<Response, Refusal> {
         let host = self.guard.check_host(&request)?;
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        let (wanted, verbs) = if is_read { (Right::Pull, "pull") } else { (Right::Push, "pull,push") };
+        let verbs = if is_read { "pull" } else { "pull,push" };
         let place = parsed.and_then(|(path, query)| Ok((Place::parse(&path)?, query)));
         let scope = match &place {
             Ok((Place::In(repository, _), _)) => Some(format!("repository:{repository}:{verbs}")),
             Ok((Place::Catalogue, _)) => Some("registry:catalog:*".to_owned()),
             Err(_) => None,
         };
-        self.guard.check_right(request.headers(), &host, wanted, scope.as_deref())?;
+        let wanted = match &place {
+            Ok((Place::In(repository, _), _)) if is_read => Wanted::Pull(repository.as_str()),
+            Ok((Place::In(repository, _), _)) => Wanted::Push(repository.as_str()),
+            Ok((Place::Catalogue, _)) => Wanted::List,
+            Err(_) => Wanted::Entry,
+        };
+        let caller = self.guard.check_right(request.headers(), &host, wanted, scope.as_deref())?;
 
         let (place, query) = place?;
         let (head, body) = request.into_parts();
@@ -120,7 +126,7 @@ impl Registry {
             Place::Catalogue if is_read => self.catalogue(&query).await,
             Place::Catalogue => Err(Refusal::method()),
             Place::In(repository, thing) => match (thing, method.as_str()) {
-                (Thing::Uploads, "POST") => self.begin_upload(repository, &query, body).await,
+                (Thing::Uploads, "POST") => self.begin_upload(repository, &caller, &query, body).await,
                 (Thing::Upload(id), "PATCH") => self.continue_upload(repository, id, headers, body).await,
                 (Thing::Upload(id), "PUT") => self.finish_upload(repository, id, &query, headers, body).await,
                 (Thing::Upload(id), "GET" | "HEAD") => self.upload_status(repository, id).await,

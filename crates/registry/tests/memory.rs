@@ -70,7 +70,8 @@ async fn push_and_pull(address: SocketAddr, pieces: usize) {
 async fn memory_is_flat_while_a_gigabyte_is_pushed_and_pulled() {
     let folder = tempfile::tempdir().unwrap();
     let library = Library::open(folder.path(), Limits::default()).unwrap();
-    let access = Access { api_token: TOKEN.into(), anonymous_push: false, hosts: Vec::new() };
+    let tokens = Arc::new(minato_identity::Tokens::new(TOKEN, Arc::new(|| minato_model::time::Moment(0))));
+    let access = Access { tokens, anonymous_push: false, hosts: Vec::new(), secure: false };
     let service = router(Arc::clone(&library), access).into_make_service_with_connect_info::<SocketAddr>();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

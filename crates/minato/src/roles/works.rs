@@ -80,27 +80,7 @@ impl Works {
     ) -> anyhow::Result<Self> {
         let Stores { state, journal, library } = &stores;
         let acme = acme::open(ground, state.clone(), journal.clone(), routing.clone())?;
-        let agent = Agent::start(
-            minato_agent::Config {
-                node: ground.name.clone(),
-                data: ground.data.path.clone(),
-                plan: ground.network.plan,
-                id: ground.network.id,
-                exe: ground.exe.clone(),
-                zone: ground.config.zone.clone(),
-                pool: ground.config.pool,
-                baseline_after: minato_agent::BASELINE_AFTER,
-            },
-            minato_agent::Deps {
-                state: state.clone(),
-                library: library.clone(),
-                routing,
-                authority: ground.authority.clone(),
-                journal: journal.clone(),
-                clock: Arc::new(now),
-            },
-        )
-        .await?;
+        let agent = agent(ground, &stores, routing).await?;
         ground.wake.set(agent.clone());
         register(&**state, &ground.name, ground.network.plan).await?;
         let address = api.local_addr()?;
@@ -131,9 +111,10 @@ impl Works {
         });
         control.admit().await?;
         let access = minato_registry::Access {
-            api_token: ground.token.clone(),
+            tokens,
             anonymous_push: ground.config.anonymous_push,
             hosts: names,
+            secure: secure.is_some(),
         };
         let router = control.router().merge(minato_registry::router(library.clone(), access));
         let (ending, ends) = watch::channel(None);
@@ -208,6 +189,29 @@ impl Works {
         }
         Ok(())
     }
+}
+
+async fn agent(ground: &Ground, stores: &Stores, routing: Arc<dyn Routing>) -> anyhow::Result<Arc<Agent>> {
+    let Stores { state, journal, library } = stores;
+    let config = minato_agent::Config {
+        node: ground.name.clone(),
+        data: ground.data.path.clone(),
+        plan: ground.network.plan,
+        id: ground.network.id,
+        exe: ground.exe.clone(),
+        zone: ground.config.zone.clone(),
+        pool: ground.config.pool,
+        baseline_after: minato_agent::BASELINE_AFTER,
+    };
+    let deps = minato_agent::Deps {
+        state: state.clone(),
+        library: library.clone(),
+        routing,
+        authority: ground.authority.clone(),
+        journal: journal.clone(),
+        clock: Arc::new(now),
+    };
+    Ok(Agent::start(config, deps).await?)
 }
 
 async fn register(state: &dyn State, name: &NodeName, plan: AddressPlan) -> anyhow::Result<()> {

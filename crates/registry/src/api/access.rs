@@ -1,8 +1,9 @@
 //! Who may do what under `/v2/`.
 //!
 //! The Bearer flow of the distribution world: a request without a token is answered 401 and told
-//! where tokens are made; a token is made there for whoever shows the API token as a password, and,
-//! for pulling, for anybody on loopback. `Host` and `Origin` are checked first, so that no web page
+//! where tickets are made; one is made there for whoever shows a token as a password, and, for pulling,
+//! for anybody on loopback. A ticket says whose it is: what that token allows, and whether it still counts,
+//! is looked up at each use. `Host` and `Origin` are checked first, so that no web page
 //! reaches the registry through a browser on this machine.
 
 mod host;
@@ -17,22 +18,24 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use minato_identity::token::{Bearer, Refused, Tokens};
 use serde_json::json;
-use subtle::ConstantTimeEq as _;
 
 use super::refusal::{ErrorCode, Refusal};
 use host::Host;
-use ticket::{LIFETIME, Tickets};
+use ticket::{Holder, LIFETIME, Tickets};
 
 /// Who may use the registry.
 #[derive(Clone)]
 pub struct Access {
-    /// Shown as a Basic password (any user name) or as a Bearer token, it allows everything.
-    pub api_token: Arc<str>,
+    /// Shown as a Basic password (any user name) or as a Bearer token, one allows what its scopes say.
+    pub tokens: Arc<Tokens>,
     /// Whether anonymous callers on loopback may push, too.
     pub anonymous_push: bool,
     /// Names and addresses, without ports, by which this API may be called besides loopback's.
     pub hosts: Vec<String>,
+    /// Whether it is asked by TLS.
+    pub secure: bool,
 }
 
 impl std::fmt::Debug for Access {
@@ -44,12 +47,53 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// What somebody may do; each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Right {
-    Nothing,
-    Pull,
-    Push,
+/// What a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted<'a> {
+    /// To be known at all.
+    Entry,
+    /// To see every repository.
+    List,
+    /// To read a repository.
+    Pull(&'a str),
+    /// To write to a repository.
+    Push(&'a str),
+}
+
+/// Who somebody is shown to be.
+#[derive(Debug, Clone)]
+pub(super) enum Caller {
+    /// Somebody on loopback without a token.
+    Anonymous {
+        /// Whether such may push.
+        push: bool,
+    },
+    /// Who has a token that counts.
+    Bearer(Bearer),
+}
+
+impl Caller {
+    pub(super) fn may(&self, wanted: Wanted<'_>) -> bool {
+        match (self, wanted) {
+            (Self::Anonymous { .. }, Wanted::Entry | Wanted::List | Wanted::Pull(_)) => true,
+            (Self::Anonymous { push }, Wanted::Push(_)) => *push,
+            (Self::Bearer(_), Wanted::Entry) => true,
+            (Self::Bearer(bearer), Wanted::List) => bearer.may_read(),
+            (Self::Bearer(bearer), Wanted::Pull(repository)) => bearer.may_pull(repository),
+            (Self::Bearer(bearer), Wanted::Push(repository)) => bearer.may_push(repository),
+        }
+    }
+}
+
+impl Wanted<'_> {
+    /// The scope of a token that allows it.
+    fn scope(self) -> String {
+        match self {
+            Self::Entry | Self::List => "read".to_owned(),
+            Self::Pull(repository) => format!("read` or `push:{repository}"),
+            Self::Push(repository) => format!("push:{repository}"),
+        }
+    }
 }
 
 /// Decides for every request.
@@ -84,29 +128,35 @@ impl Guard {
         Err(Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message))
     }
 
-    /// Lets the request pass if whoever sent it may do `wanted`.
+    /// Who sent the request, if it may do `wanted`.
     pub(super) fn check_right(
         &self,
         headers: &HeaderMap,
         host: &Host,
-        wanted: Right,
+        wanted: Wanted<'_>,
         scope: Option<&str>,
-    ) -> Result<(), Refusal> {
-        let has = match headers.get(header::AUTHORIZATION) {
-            None => Right::Nothing,
-            Some(value) => self.right_of(value),
-        };
-        if has >= wanted {
-            return Ok(());
-        }
-        let message = if has == Right::Pull {
-            "to push, log in with the API token as the password: it is in the data directory's file `token`"
-        } else {
-            "get a token where WWW-Authenticate says"
+    ) -> Result<Caller, Refusal> {
+        let shown = headers.get(header::AUTHORIZATION).map(|value| self.caller(value));
+        let (message, error) = match shown {
+            Some(Ok(caller)) if caller.may(wanted) => return Ok(caller),
+            Some(Ok(Caller::Bearer(bearer))) => {
+                let (who, scope) = (bearer.who(), wanted.scope());
+                let message = format!("the token {who} doesn't allow this: it takes `{scope}`");
+                return Err(Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message));
+            }
+            Some(Ok(Caller::Anonymous { .. })) => {
+                let message = "to push, log in with a token as the password: `minato token new`, or the \
+                               one in the data directory's file `token`";
+                (message.to_owned(), ",error=\"insufficient_scope\"")
+            }
+            // What ended is said to whoever has it.
+            Some(Err(refused)) if refused.id().is_some() => (refused.to_string(), ",error=\"invalid_token\""),
+            Some(Err(_)) | None => ("get a token where WWW-Authenticate says".to_owned(), ""),
         };
         let scope = scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
-        let error = if has == Right::Nothing { "" } else { ",error=\"insufficient_scope\"" };
-        let challenge = format!("Bearer realm=\"http://{host}/v2/token\",service=\"minato\"{scope}{error}");
+        let scheme = if self.access.secure { "https" } else { "http" };
+        let challenge =
+            format!("Bearer realm=\"{scheme}://{host}/v2/token\",service=\"minato\"{scope}{error}");
         let refusal = Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message);
         Err(match HeaderValue::try_from(challenge) {
             Ok(challenge) => refusal.with(header::WWW_AUTHENTICATE, challenge),
@@ -114,49 +164,49 @@ impl Guard {
         })
     }
 
-    /// `GET /v2/token`: makes a token for what the caller may do.
+    /// `GET /v2/token`: makes a ticket for whoever the caller is shown to be. It says who, not what: that is
+    /// looked up whenever it is used.
     pub(super) fn make_ticket<B>(&self, request: &Request<B>) -> Result<Response, Refusal> {
-        let right = match request.headers().get(header::AUTHORIZATION) {
+        let holder = match request.headers().get(header::AUTHORIZATION) {
             // Whoever shows a password wants it to count: a wrong one is never taken for anonymous.
-            Some(value) => match self.right_of(value) {
-                Right::Nothing => return Err(Self::wrong_password()),
-                right @ (Right::Pull | Right::Push) => right,
+            Some(value) => match self.caller(value) {
+                Ok(Caller::Bearer(bearer)) => Holder::Token(bearer.who().clone()),
+                Ok(Caller::Anonymous { push }) => Holder::Anonymous { push },
+                Err(refused) => return Err(Self::wrong_password(&refused)),
             },
-            None if !is_from_loopback(request) => return Err(Self::wrong_password()),
-            None if self.access.anonymous_push => Right::Push,
-            None => Right::Pull,
+            None if !is_from_loopback(request) => return Err(Self::wrong_password(&Refused::Unknown)),
+            None => Holder::Anonymous { push: self.access.anonymous_push },
         };
-        let ticket = self.tickets.make(right);
+        let ticket = self.tickets.make(&holder);
         let body = json!({ "token": ticket, "access_token": ticket, "expires_in": LIFETIME.as_secs() });
         Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
     }
 
-    fn right_of(&self, authorization: &HeaderValue) -> Right {
-        let text = authorization.to_str().unwrap_or_default();
-        let Some((scheme, value)) = text.split_once(' ') else { return Right::Nothing };
+    fn caller(&self, authorization: &HeaderValue) -> Result<Caller, Refused> {
+        let text = authorization.to_str().map_err(|_| Refused::Unknown)?;
+        let (scheme, value) = text.split_once(' ').ok_or(Refused::Unknown)?;
         let value = value.trim();
         if scheme.eq_ignore_ascii_case("bearer") {
-            return if self.is_api_token(value) { Right::Push } else { self.tickets.right_of(value) };
+            return match self.tickets.holder(value) {
+                Some(Holder::Anonymous { push }) => Ok(Caller::Anonymous { push }),
+                Some(Holder::Token(who)) => self.access.tokens.again(&who).map(Caller::Bearer),
+                None => self.access.tokens.check(value.as_bytes()).map(Caller::Bearer),
+            };
         }
         if scheme.eq_ignore_ascii_case("basic") {
             let decoded = STANDARD.decode(value).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            let is_right = decoded
-                .as_deref()
-                .and_then(|text| text.split_once(':'))
-                .is_some_and(|(_, password)| self.is_api_token(password));
-            return if is_right { Right::Push } else { Right::Nothing };
+            let password = decoded.as_deref().and_then(|text| text.split_once(':'));
+            let (_, password) = password.ok_or(Refused::Unknown)?;
+            return self.access.tokens.check(password.as_bytes()).map(Caller::Bearer);
         }
-        Right::Nothing
+        Err(Refused::Unknown)
     }
 
-    fn is_api_token(&self, text: &str) -> bool {
-        let token = self.access.api_token.as_bytes();
-        !token.is_empty() && bool::from(text.as_bytes().ct_eq(token))
-    }
-
-    fn wrong_password() -> Refusal {
-        let message = "log in with the API token as the password (any user name): \
-                       it is in the data directory's file `token`";
+    fn wrong_password(refused: &Refused) -> Refusal {
+        let message = format!(
+            "{refused}: log in with one as the password (any user name): `minato token new`, or the one in the \
+             data directory's file `token`"
+        );
         Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"minato\""))
     }

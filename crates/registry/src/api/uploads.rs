@@ -11,7 +11,9 @@ use minato_image::digest::Hasher;
 use minato_model::digest::{Algorithm, Digest};
 
 use super::{
-    CONTENT_DIGEST, Parameters, Registry, empty, place,
+    CONTENT_DIGEST, Parameters, Registry,
+    access::{Caller, Wanted},
+    empty, place,
     refusal::{ErrorCode, Refusal},
 };
 use crate::{
@@ -27,12 +29,16 @@ impl Registry {
     pub(super) async fn begin_upload(
         &self,
         repository: Repository,
+        caller: &Caller,
         query: &Parameters,
         body: Body,
     ) -> Result<Response, Refusal> {
         if let Some(text) = query.first("mount") {
             let digest = place::digest(text)?;
-            if self.mount(&repository, &digest, query.first("from")).await? {
+            let from = query.first("from");
+            // A blob's digest lets nobody read what its token doesn't: then it is uploaded.
+            let may = caller.may(from.map_or(Wanted::List, Wanted::Pull));
+            if may && self.mount(&repository, &digest, from).await? {
                 return Ok(stored(&repository, &digest));
             }
         }

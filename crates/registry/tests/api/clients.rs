@@ -126,7 +126,7 @@ async fn skopeo_pushes_and_pulls() {
     let credentials = format!("--dest-creds any:{TOKEN}");
 
     let (pushed, said) = home.run(&format!("{COPY} {from} {to}:v1")).await;
-    assert!(!pushed && said.contains("API token"), "{said}");
+    assert!(!pushed && said.contains("log in with a token"), "{said}");
     let (pushed, said) = home.run(&format!("{COPY} --dest-creds any:wrong {from} {to}:v1")).await;
     assert!(!pushed, "{said}");
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use minato_identity::Tokens;
 use minato_image::digest;
 use minato_model::digest::Digest;
 use minato_registry::{Access, Library, Limits, router};
@@ -147,7 +148,8 @@ impl Server {
 }
 
 async fn serve(library: Arc<Library>, anonymous_push: bool) -> (SocketAddr, tokio::task::JoinHandle<()>) {
-    let access = Access { api_token: TOKEN.into(), anonymous_push, hosts: vec!["registry.test".to_owned()] };
+    let tokens = Arc::new(Tokens::new(TOKEN, Arc::new(|| minato_model::time::Moment(0))));
+    let access = Access { tokens, anonymous_push, hosts: vec!["registry.test".to_owned()], secure: false };
     let service = router(library, access).into_make_service_with_connect_info::<SocketAddr>();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Short-lived tokens, signed with a key that lives as long as the process: nothing to store, nothing
+//! Short-lived tickets, signed with a key that lives as long as the process: nothing to store, nothing
 //! that a flood of requests could fill. After a restart clients ask for a new one by themselves.
 
 use std::time::Duration;
@@ -7,15 +7,60 @@ use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tokio::time::Instant;
 
-use super::Right;
+use minato_identity::token::Who;
 
-/// How long a token counts. Clients ask for another before that, as a push goes on.
+/// How long a ticket counts. Clients ask for another before that, as a push goes on.
 pub(super) const LIFETIME: Duration = Duration::from_secs(300);
 
-/// What is signed: the right (1 byte) and until when (8 bytes: seconds since the process began).
-const CLAIMS: usize = 9;
+/// Before the holder's name: its kind (1 byte) and until when (8 bytes: seconds since the process began).
+const FIXED: usize = 9;
+/// Of an HMAC with SHA-256.
+const SIGNATURE: usize = 32;
 
-/// Makes tokens and reads them again.
+/// Whose a ticket is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// Nobody's in particular.
+    Anonymous {
+        /// Whether such might push when it was made.
+        push: bool,
+    },
+    /// Of who showed this token.
+    Token(Who),
+}
+
+impl Holder {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Anonymous { push: false } => 0,
+            Self::Anonymous { push: true } => 1,
+            Self::Token(Who::Own) => 2,
+            Self::Token(Who::Token(_)) => 3,
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Token(Who::Token(id)) => id.as_str(),
+            Self::Anonymous { .. } | Self::Token(Who::Own) => "",
+        }
+    }
+
+    fn read(kind: u8, name: &[u8]) -> Option<Self> {
+        match (kind, name) {
+            (0, []) => Some(Self::Anonymous { push: false }),
+            (1, []) => Some(Self::Anonymous { push: true }),
+            (2, []) => Some(Self::Token(Who::Own)),
+            (3, name) => {
+                let id = std::str::from_utf8(name).ok()?.parse().ok()?;
+                Some(Self::Token(Who::Token(id)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Makes tickets and reads them again.
 pub(super) struct Tickets {
     key: hmac::Key,
     began: Instant,
@@ -29,29 +74,28 @@ impl Tickets {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), began: Instant::now() }
     }
 
-    pub(super) fn make(&self, right: Right) -> String {
+    pub(super) fn make(&self, holder: &Holder) -> String {
         let until = self.began.elapsed().saturating_add(LIFETIME).as_secs();
-        let mut bytes = vec![u8::from(right == Right::Push)];
+        let mut bytes = vec![holder.kind()];
         bytes.extend_from_slice(&until.to_be_bytes());
+        bytes.extend_from_slice(holder.name().as_bytes());
         let signature = hmac::sign(&self.key, &bytes);
         bytes.extend_from_slice(signature.as_ref());
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    pub(super) fn right_of(&self, ticket: &str) -> Right {
-        self.read(ticket).unwrap_or(Right::Nothing)
-    }
-
-    fn read(&self, ticket: &str) -> Option<Right> {
+    /// Whose a ticket is, if it counts.
+    pub(super) fn holder(&self, ticket: &str) -> Option<Holder> {
         let bytes = URL_SAFE_NO_PAD.decode(ticket).ok()?;
-        let (claims, signature) = bytes.split_at_checked(CLAIMS)?;
+        let (claims, signature) = bytes.split_at_checked(bytes.len().checked_sub(SIGNATURE)?)?;
         hmac::verify(&self.key, claims, signature).ok()?;
-        let (right, until) = claims.split_first()?;
+        let (fixed, name) = claims.split_at_checked(FIXED)?;
+        let (kind, until) = fixed.split_first()?;
         let until = u64::from_be_bytes(until.try_into().ok()?);
         if self.began.elapsed().as_secs() > until {
             return None;
         }
-        Some(if *right == 1 { Right::Push } else { Right::Pull })
+        Holder::read(*kind, name)
     }
 }
 
