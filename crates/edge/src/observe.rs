@@ -137,6 +137,8 @@ pub(crate) struct Totals {
     pub(crate) streams_ended: AtomicU64,
     /// Handshakes with instances: whole, of sessions that were resumed, in vain.
     pub(crate) handshakes: [AtomicU64; 3],
+    /// Handshakes with clients, likewise.
+    pub(crate) at_door: [AtomicU64; 3],
     /// Connections accepted.
     pub(crate) accepted: AtomicU64,
     /// Connections to instances, of each edge thread.
@@ -153,6 +155,7 @@ impl Totals {
             log: Arc::default(),
             streams_ended: AtomicU64::new(0),
             handshakes: [const { AtomicU64::new(0) }; 3],
+            at_door: [const { AtomicU64::new(0) }; 3],
             accepted: AtomicU64::new(0),
             upstream: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
             flags: (0..threads).map(|_| Mutex::default()).collect(),

@@ -90,10 +90,15 @@ fn whole(out: &mut String, totals: &Totals, gauges: Gauges) -> Result {
     for (flag, count) in totals.flags() {
         writeln!(out, "minato_request_flags_total{{flag=\"{flag}\"}} {count}")?;
     }
-    let help = "Handshakes of TLS with instances: whole, of sessions that were resumed, in vain.";
-    heading(out, "minato_upstream_handshakes_total", "counter", help)?;
-    for (kind, count) in ["full", "resumed", "failed"].into_iter().zip(&totals.handshakes) {
-        writeln!(out, "minato_upstream_handshakes_total{{kind=\"{kind}\"}} {}", count.load(Relaxed))?;
+    for (name, with, counts) in [
+        ("minato_edge_handshakes_total", "clients", &totals.at_door),
+        ("minato_upstream_handshakes_total", "instances", &totals.handshakes),
+    ] {
+        let help = format!("Handshakes of TLS with {with}: whole, of sessions that were resumed, in vain.");
+        heading(out, name, "counter", &help)?;
+        for (kind, count) in ["full", "resumed", "failed"].into_iter().zip(counts) {
+            writeln!(out, "{name}{{kind=\"{kind}\"}} {}", count.load(Relaxed))?;
+        }
     }
     let counters = [
         (

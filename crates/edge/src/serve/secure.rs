@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Shutdown},
     pin::pin,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
 };
 
@@ -61,7 +61,15 @@ pub(super) async fn agree(
         // Whoever was taken is answered.
         Some(super::Word::Drain) | None => handshake.as_mut().poll(cx).map(Some),
     });
-    match agreed.await? {
+    let agreed = agreed.await;
+    let kind = match &agreed {
+        Some(Ok((_, session))) => usize::from(session.resumed),
+        Some(Err(_)) | None => 2,
+    };
+    if let Some(count) = local.shared.totals.at_door.get(kind) {
+        count.fetch_add(1, Relaxed);
+    }
+    match agreed? {
         Ok(agreed) => {
             phase.agreed();
             return Some(agreed);

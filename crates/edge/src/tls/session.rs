@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use minato_identity::{spiffe::SpiffeId, verify::spiffe_of};
-use rustls::{ServerConnection, pki_types::CertificateDer};
+use rustls::{HandshakeKind, ServerConnection, pki_types::CertificateDer};
 
 use super::{Shown, given::Roots};
 use crate::{inbound::Entry, shared::Shared};
@@ -15,6 +15,8 @@ pub(crate) struct Session {
     pub(crate) host: Option<Box<str>>,
     /// Whether streams of HTTP/2 were agreed upon.
     pub(crate) http2: bool,
+    /// Whether an earlier session went on.
+    pub(crate) resumed: bool,
     /// Where its certificate had to come from.
     pub(crate) roots: Option<Arc<Roots>>,
     /// The certificate that it showed, as RFC 9440 writes it.
@@ -40,6 +42,7 @@ impl Session {
         Self {
             host: connection.server_name().map(Box::from),
             http2: connection.alpn_protocol() == Some(b"h2"),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             roots: shown.roots,
             certificate,
             caller,

@@ -250,6 +250,11 @@ async fn a_session_is_resumed_by_whichever_thread_and_after_a_new_certificate() 
             }
         }
     }
+    let metrics = door.bed.handle.metrics();
+    for (kind, count) in [("full", 2), ("resumed", 22), ("failed", 0)] {
+        let line = format!("minato_edge_handshakes_total{{kind=\"{kind}\"}} {count}\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
 }
 
 #[tokio::test]
