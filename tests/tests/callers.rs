@@ -1,6 +1,5 @@
 //! Services call each other over TLS, at the virtual address: a program in an instance verifies whom it calls by the
 //! files that it finds, and proves who it is. And a host without a certificate has one of the cluster's.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
 
