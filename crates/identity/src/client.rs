@@ -176,7 +176,8 @@ impl Client {
         config.resumption = Resumption::in_memory_sessions(1);
         let name = format!("{}.{}.internal", service.service, service.app);
         // Names of services and apps are labels of host names.
-        let name = ServerName::try_from(name).unwrap_or_else(|_| std::net::IpAddr::from([127, 0, 0, 1]).into());
+        let name =
+            ServerName::try_from(name).unwrap_or_else(|_| std::net::IpAddr::from([127, 0, 0, 1]).into());
         Ok(Terms { config: Arc::new(config), name, bundle, own })
     }
 }
