@@ -61,12 +61,12 @@ impl Handle {
         for service in snapshot.services() {
             let offset = service.route.virtual_offset;
             for (name, address, entry) in self.places(&service.route) {
-                let stop = before.remove(&(name, offset));
-                if listening.contains_key(&(name, offset)) {
+                let stop = before.remove(&(name, entry));
+                if listening.contains_key(&(name, entry)) {
                     continue;
                 }
                 let stop = stop.unwrap_or_else(|| self.listen_at(name, address, entry, offset));
-                listening.insert((name, offset), stop);
+                listening.insert((name, entry), stop);
             }
         }
         // Those left are of no service any more: dropping their senders stops them.
@@ -79,8 +79,11 @@ impl Handle {
         let (offset, port) = (route.virtual_offset, route.port);
         let cluster = self.shared.tls.is_cluster();
         let inner = self.shared.plan.into_iter().flat_map(move |plan| {
-            let shared = [(80, false), (443, true)].into_iter().filter(move |_| !tcp);
-            shared.filter(move |(_, tls)| !tls || cluster).chain([(port, false)]).map(move |(port, tls)| {
+            let all = [(80, !tcp, false), (443, !tcp && cluster, true)];
+            let all = all.into_iter().filter_map(|(port, there, tls)| there.then_some((port, tls)));
+            // An own port 443 speaks as all do there.
+            let own = Some((port, false)).filter(|_| port != 443 || tcp || !cluster);
+            all.chain(own).map(move |(port, tls)| {
                 let address = SocketAddrV4::new(plan.at(offset), port);
                 (Name::Virtual(address), address.into(), Entry::Virtual { offset, tls })
             })

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Where a connection came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Entry {
     /// At the public address.
     Public {

@@ -27,6 +27,7 @@ use crate::{
     clock::Clock,
     config::{Limits, Prefix},
     handover::{Inherited, Name},
+    inbound::Entry,
     observe::{self, Figures, Gauges, Totals},
     release::Release,
     serve::Command,
@@ -51,8 +52,8 @@ pub(crate) struct Shared {
     pub(crate) totals: Totals,
     pub(crate) wake: Arc<dyn Wake>,
     pub(crate) instances: Mutex<BTreeMap<InstanceId, Known>>,
-    /// Listeners of services: what each is for, and whose it is by its virtual address's offset.
-    pub(crate) listening: Mutex<BTreeMap<(Name, u16), oneshot::Sender<()>>>,
+    /// Listeners of services: what each is for, whose it is, and how it is spoken at.
+    pub(crate) listening: Mutex<BTreeMap<(Name, Entry), oneshot::Sender<()>>>,
     /// Where the public listeners are: services of plain TCP have their ports there.
     pub(crate) public: Option<IpAddr>,
     callers: RwLock<BTreeMap<Ipv4Addr, (InstanceId, ServiceKey)>>,

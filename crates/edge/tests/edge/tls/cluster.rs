@@ -15,7 +15,7 @@ use minato_identity::{
     certificate::{Holder, Issued},
     lifetimes::Lifetimes,
 };
-use minato_model::{network::AddressPlan, routing::Routing as _, time::Moment};
+use minato_model::{manifest::Protocol, network::AddressPlan, routing::Routing as _, time::Moment};
 use rustls::{AlertDescription, ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -120,7 +120,7 @@ async fn call(
 ) -> std::io::Result<Client<TlsStream<TcpStream>>> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
-    let stream = within(socket.connect(SocketAddr::from((to, 443)))).await.unwrap();
+    let stream = within(socket.connect(SocketAddr::from((to, 443)))).await?;
     let name = ServerName::try_from("cart.shop.internal").unwrap();
     Ok(Client::on(within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await?))
 }
@@ -181,4 +181,19 @@ async fn a_caller_may_prove_who_it_is() {
     assert!(alert(&error).is_some(), "{error}");
     // And who calls doesn't take anybody else for the service.
     assert!(call(Ca::new().client(&[]), front, address).await.is_err());
+
+    // A service of plain TCP has its own port 443 as it is, and one that is none any more has TLS there.
+    for protocol in [Protocol::Tcp, Protocol::Http] {
+        let own = |route: &mut minato_model::route::Route| {
+            (route.virtual_offset, route.port, route.protocol) = (5, 443, protocol);
+        };
+        door.bed.publish(vec![entry("shop/cart", own, &[(1, 1)])]).await;
+        let mut tries = 0;
+        while call(cluster.client(None), front, address).await.is_ok() != (protocol == Protocol::Http) {
+            // The address is free when the listener before is gone.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            tries += 1;
+            assert!(tries < 100, "{protocol:?}");
+        }
+    }
 }

@@ -14,11 +14,20 @@ use crate::support::{Client, until, within};
 /// The beginning of a hello that never comes to its end.
 const BEGUN: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3, 7, 7, 7];
 
+/// This process's memory, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim_end_matches("kB").trim().parse::<usize>().unwrap() * 1024
+}
+
 #[tokio::test]
 async fn handshakes_that_never_finish_are_ended_while_others_are_served() {
     let limits = Limits { head: Duration::from_secs(2), ..Limits::default() };
     let door = door_with(|config| config.limits = limits);
     let _instance = door.shop().await;
+    assert_eq!(door.client().await.get("/").await.text(), "one");
+    let before = resident();
     let mut stuck = Vec::new();
     for nth in 0..1000 {
         let mut stream = TcpStream::connect(door.address).await.unwrap();
@@ -29,6 +38,8 @@ async fn handshakes_that_never_finish_are_ended_while_others_are_served() {
     for _ in 0..20 {
         assert_eq!(door.client().await.get("/").await.text(), "one");
     }
+    let each = resident().saturating_sub(before) / 1000;
+    assert!(each < 32 * 1024, "one that is stuck costs {each} bytes, its client's side included");
     let mut byte = [0];
     for stream in &mut stuck {
         assert!(!matches!(within(stream.read(&mut byte)).await, Ok(length) if length > 0));
