@@ -89,7 +89,7 @@ async fn large_bodies_flow_without_being_kept() {
 }
 
 /// This process's memory, in bytes.
-fn resident() -> usize {
+pub(crate) fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }

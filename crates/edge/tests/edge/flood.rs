@@ -10,32 +10,32 @@ use tokio::{
 
 use crate::support::{Bed, Instance, bed_with, within};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RESET: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const CONTINUATION: u8 = 9;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 /// A frame (RFC 9113, 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()];
     [&head.concat(), payload].concat()
 }
 
 /// A field that isn't kept in the table (RFC 7541, 6.2.2).
-fn field(name: &str, value: &str) -> Vec<u8> {
+pub(crate) fn field(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     [vec![0], text(name), text(value)].concat()
 }
 
 /// The head of a `GET`, with more fields.
-fn head(more: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn head(more: &[(&str, &str)]) -> Vec<u8> {
     let usual = [(":method", "GET"), (":scheme", "http"), (":authority", "shop.localhost"), (":path", "/")];
     usual.iter().chain(more).flat_map(|(name, value)| field(name, value)).collect()
 }
@@ -48,7 +48,7 @@ async fn bed() -> (Bed, Instance) {
     (bed, instance)
 }
 
-async fn connect(bed: &Bed) -> TcpStream {
+pub(crate) async fn connect(bed: &Bed) -> TcpStream {
     let mut stream = TcpStream::connect(bed.address).await.unwrap();
     stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
     stream
@@ -83,7 +83,7 @@ async fn flood(bed: &Bed, begin: Vec<u8>, mut next: impl FnMut(u32) -> Vec<u8>, 
 }
 
 /// Somebody else is answered meanwhile and afterwards.
-async fn others_are_served(bed: &Bed) {
+pub(crate) async fn others_are_served(bed: &Bed) {
     assert_eq!(within(bed.get("/")).await.status, 200);
 }
 
@@ -188,7 +188,7 @@ async fn what_is_no_request_is_refused() {
 }
 
 /// The kinds of the whole frames that arrived.
-fn kinds(mut bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn kinds(mut bytes: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     while let Some(head) = bytes.get(..9) {
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);

@@ -5,6 +5,7 @@ mod balance;
 mod bodies;
 mod breaker;
 mod cold;
+mod exhaustion;
 mod flood;
 mod handover;
 mod heads;
