@@ -264,7 +264,7 @@ fn a_server_that_can_not_be_says_why() {
         &[&api, "--api"],
     );
     refused(data.path(), &["--api", "127.0.0.1:0", "--http", &http], 1, &[&http, "--http"]);
-    refused(data.path(), &["--api", "0.0.0.0:7070"], 2, &["api", "TLS"]);
+    refused(data.path(), &["--api", "0.0.0.0:7070"], 2, &["`api`", "`api_names`"]);
     refused(data.path(), &["--upgrade"], 1, &["no server runs on", "without --upgrade"]);
     let https = server.https.to_string();
     refused(data.path(), &[&free[..4], &["--https", &https]].concat(), 1, &[&https, "--https"]);
