@@ -77,9 +77,7 @@ fn what_isnt_there_yet_is_refused_by_name() {
         &["sign", "shop/web:1"],
         &["verify", "shop/web:1"],
         &["key", "new"],
-        &["token", "list"],
         &["open"],
-        &["ca", "export"],
         &["rollback", "shop"],
         &["store", "list"],
         &["secret", "set"],
@@ -118,7 +116,7 @@ fn what_isnt_understood_is_refused() {
         (&["build", "/bin/busybox", "-t", "shop/web:1", "--entrypoint", "[\"/bin"], "JSON array"),
         (&["server", "--api", "somewhere"], "somewhere"),
         (&["server", "--https", "8443"], "8443"),
-        (&["server", "--api", "0.0.0.0:7070"], "TLS"),
+        (&["server", "--api", "0.0.0.0:7070"], "`api_names`"),
     ] {
         let (text, error) = fails(folder.path(), words, 2);
         assert!(text.contains(says), "{words:?}: {text}");
