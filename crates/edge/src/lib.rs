@@ -24,6 +24,10 @@ mod answer;
 mod attempt;
 mod balance;
 mod breaker;
+/// For the fuzzers.
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod checks;
 mod clock;
 mod door;
 mod end;

@@ -2,21 +2,7 @@
 //! seed that is printed. None panics, none takes more than there was, and the same bytes mean the same
 //! whether they come at once or one by one.
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method};
-use minato_model::traffic::Key;
-
-use crate::{
-    balance::mix,
-    frames::Frames,
-    key::Client,
-    path,
-    trace::Trace,
-    upstream::{
-        framing::{Chunk, Framing, Step},
-        head,
-    },
-};
+use crate::{balance::mix, checks};
 
 const CASES: u64 = 20_000;
 const SEED: u64 = 0x6d69_6e61_746f;
@@ -58,30 +44,7 @@ const HEADS: &[&[u8]] = &[
 
 #[test]
 fn heads_of_answers() {
-    each(HEADS, |bytes| {
-        let mut buffer = BytesMut::from(bytes);
-        if let Ok(Some(head)) = head::parse(&mut buffer, &Method::GET) {
-            assert!(buffer.len() < bytes.len() && bytes.ends_with(&buffer), "{bytes:?}");
-            assert!(head.headers.len() <= 100);
-        }
-    });
-}
-
-/// All that is read of a body, and what is left; `None`: it is malformed.
-fn body(framing: Framing, pieces: &[&[u8]]) -> Option<(Vec<u8>, usize, bool)> {
-    let (mut framing, mut buffer, mut read) = (framing, BytesMut::new(), Vec::new());
-    for piece in pieces {
-        buffer.extend_from_slice(piece);
-        loop {
-            match framing.step(&mut buffer).ok()? {
-                Step::Data(data) => read.extend_from_slice(&data),
-                Step::Trailers(trailers) => assert!(trailers.len() <= 100),
-                Step::More => break,
-                Step::Done => return Some((read, buffer.len(), true)),
-            }
-        }
-    }
-    Some((read, buffer.len(), false))
+    each(HEADS, checks::answer_head);
 }
 
 #[test]
@@ -92,23 +55,7 @@ fn bodies_of_answers() {
         b"ffffffffffffffff\r\nabc",
         b"0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
     ];
-    each(corpus, |bytes| {
-        let whole = body(Framing::Chunked(Chunk::Size), &[bytes]);
-        let single: Vec<&[u8]> = bytes.chunks(1).collect();
-        let pieces = body(Framing::Chunked(Chunk::Size), &single);
-        // In pieces it may be found malformed later, but never as something else.
-        if let (Some((read, _, true)), Some((again, _, true))) = (&whole, &pieces) {
-            assert_eq!(read, again, "{bytes:?}");
-        }
-        assert_eq!(
-            whole.as_ref().is_some_and(|(.., done)| *done),
-            pieces.as_ref().is_some_and(|(.., done)| *done),
-            "{bytes:?}"
-        );
-        if let Some((read, left, _)) = whole {
-            assert!(read.len() + left <= bytes.len(), "{bytes:?}");
-        }
-    });
+    each(corpus, checks::chunks);
 }
 
 #[test]
@@ -119,16 +66,7 @@ fn frames_of_websockets() {
         &[0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
         &[0x88, 0x82, 1, 2, 3, 4, 5, 6],
     ];
-    each(corpus, |bytes| {
-        let (mut whole, mut single) = (Frames::default(), Frames::default());
-        whole.pass(bytes);
-        bytes.chunks(1).for_each(|byte| single.pass(byte));
-        assert_eq!(
-            (whole.is_between(), whole.is_closed()),
-            (single.is_between(), single.is_closed()),
-            "{bytes:?}"
-        );
-    });
+    each(corpus, checks::frames);
 }
 
 #[test]
@@ -140,22 +78,25 @@ fn paths_cookies_and_traces() {
         b"1.2.3.4, [::1]:80, unknown, 5.6.7.8",
     ];
     each(corpus, |bytes| {
-        if let Ok(text) = std::str::from_utf8(bytes)
-            && let Ok(path::Path::Read { decoded, merged }) = path::read(text)
-        {
-            assert!(decoded.len() <= text.len() && merged.len() <= text.len(), "{text:?}");
-        }
-        let Ok(value) = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(bytes)) else { return };
-        let mut headers = HeaderMap::new();
-        for name in ["cookie", "traceparent", "tracestate", "x-forwarded-for"] {
-            headers.append(name, value.clone());
-        }
-        let parent = Trace::of(&headers, || 7).parent().to_vec();
-        assert!(parent.len() >= 55 && parent.is_ascii());
-        let peer = std::net::Ipv4Addr::LOCALHOST.into();
-        let client = Client { headers: &headers, peer, trusted: true, proxies: &[] };
-        client.hash(&Key::Cookie("session".to_owned()));
-        client.hash(&Key::Address);
-        client.address();
+        checks::paths(bytes);
+        checks::fields(bytes);
     });
+}
+
+#[test]
+fn targets_and_hosts() {
+    let corpus: &[&[u8]] = &[
+        b"/a/b?c=d\nshop.localhost:8080",
+        b"http://shop.localhost?q\nshop.localhost",
+        b"*\n[::1]:80\nx",
+        b"http://user@Shop.Localhost:80/..;/\nSHOP.localhost",
+    ];
+    each(corpus, checks::requests);
+}
+
+#[test]
+fn questions_for_names() {
+    let question: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x04shop\x08internal\x00\x00\x01\x00\x01";
+    let pointer: &[u8] = b"\x12\x34\x01\x00\x00\x02\x00\x00\x00\x00\x00\x01\x03web\xc0\x0c\x00\x1c\x00\x01\xc0\x10\x00\x01\x00\x01\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00";
+    each(&[question, pointer], checks::questions);
 }

@@ -169,3 +169,14 @@ impl Running {
         answer.or_else(|| reply::failure(query))
     }
 }
+
+/// A question has one answer at most, which is one to it.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn check(query: &[u8]) {
+    let address = |_: &minato_model::ids::ServiceKey| Some(std::net::Ipv4Addr::new(10, 1, 0, 2));
+    if let Reply::Own(answer) = reply::reply(query, address) {
+        assert_eq!(answer.get(..2), query.get(..2), "{query:?}");
+        assert!(answer.len() <= 4096, "{query:?}");
+    }
+    drop(reply::failure(query));
+}

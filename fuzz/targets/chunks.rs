@@ -1,0 +1,4 @@
+//! A body in chunks.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| minato_edge::checks::chunks(bytes));

@@ -1,0 +1,4 @@
+//! Frames of a WebSocket.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| minato_edge::checks::frames(bytes));
