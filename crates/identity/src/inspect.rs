@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use jiff::{civil::DateTime, tz::TimeZone};
 use minato_model::time::Moment;
 use rustls_pki_types::CertificateDer;
-use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReaderSeq, Tag, models::ObjectIdentifier, parse_der};
+use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReaderSeq, Tag, models::ObjectIdentifier};
+
+use crate::der;
 
 /// Subject alternative name.
 const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
@@ -53,7 +55,7 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Result<Validity, Unreadable
 pub fn names(certificate: &CertificateDer<'_>) -> Result<Names, Unreadable> {
     let Some(extension) = fields(certificate)?.alternative_names else { return Ok(Names::default()) };
     let mut names = Names::default();
-    parse_der(&extension, |reader| {
+    der::read(&extension, |reader| {
         reader.read_sequence_of(|reader| {
             let general = reader.read_tagged_der()?;
             let text = || String::from_utf8(general.value().to_vec()).map_err(|_| wrong());
@@ -87,7 +89,7 @@ pub fn is_issued_by(
 /// It is no certificate.
 pub fn rsa_bits(certificate: &CertificateDer<'_>) -> Result<Option<usize>, Unreadable> {
     let key = fields(certificate)?.key;
-    let rsa = parse_der(&key, |reader| {
+    let rsa = der::read(&key, |reader| {
         reader.read_sequence(|reader| {
             let rsa = reader.next().read_sequence(|reader| {
                 let kind = reader.next().read_oid()?;
@@ -99,7 +101,7 @@ pub fn rsa_bits(certificate: &CertificateDer<'_>) -> Result<Option<usize>, Unrea
         })
     });
     let Some(rsa) = rsa.map_err(|_| Unreadable)? else { return Ok(None) };
-    let modulus = parse_der(&rsa, |reader| {
+    let modulus = der::read(&rsa, |reader| {
         reader.read_sequence(|reader| {
             let modulus = reader.next().read_tagged_der()?;
             reader.next().read_der()?;
@@ -126,7 +128,7 @@ fn fields(certificate: &CertificateDer<'_>) -> Result<Fields, Unreadable> {
     if certificate.len() > CERTIFICATE_MAX {
         return Err(Unreadable);
     }
-    let parsed = parse_der(certificate, |reader| {
+    let parsed = der::read(certificate, |reader| {
         reader.read_sequence(|reader| {
             let fields = reader.next().read_sequence(to_be_signed)?;
             // The signature's algorithm and the signature.
@@ -168,7 +170,7 @@ fn to_be_signed(reader: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Fields> {
 fn extensions(tagged: &[u8]) -> ASN1Result<Option<Vec<u8>>> {
     let wanted = ObjectIdentifier::from_slice(SUBJECT_ALT_NAME);
     let mut found = None;
-    parse_der(tagged, |reader| {
+    der::read(tagged, |reader| {
         reader.read_tagged(Tag::context(3), |reader| {
             reader.read_sequence_of(|reader| {
                 reader.read_sequence(|reader| {

@@ -5,6 +5,7 @@ pub mod authority;
 pub mod bundle;
 pub mod certificate;
 pub mod client;
+mod der;
 pub mod files;
 pub mod inspect;
 pub mod lifetimes;
