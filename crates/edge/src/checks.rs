@@ -112,7 +112,10 @@ pub fn requests(bytes: &[u8]) {
     let (parts, ()) = request.into_parts();
     if let Ok(head) = request::check(&parts, &Limits::default()) {
         assert_eq!(hosts, 1, "{bytes:?}");
-        assert!(!head.host.is_empty() && !head.host.bytes().any(|byte| byte.is_ascii_uppercase()), "{bytes:?}");
+        assert!(
+            !head.host.is_empty() && !head.host.bytes().any(|byte| byte.is_ascii_uppercase()),
+            "{bytes:?}"
+        );
     }
 }
 
