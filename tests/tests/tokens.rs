@@ -14,6 +14,8 @@ use minato_tests::{
 };
 
 const SCALE: &str = "min = 0\nmax = 1";
+/// Of the app's environment: the state and the manifest have it, and nothing else.
+const PASSWORD: &str = "eX4mple-of-4-secret";
 
 /// A token with these scopes: its id and its text.
 fn token(server: &Server, scopes: &[&str]) -> (String, String) {
@@ -48,7 +50,7 @@ fn files(below: &Path, found: &mut Vec<(String, Vec<u8>)>) {
 #[test]
 fn a_token_does_what_its_scopes_say_and_ends_when_it_is_told() {
     let mut server = sample::server();
-    let text = manifest("1", SCALE, "");
+    let text = manifest("1", SCALE, "").replace("VERSION", &format!("PASSWORD = \"{PASSWORD}\"\nVERSION"));
     let path = server.manifest(&text);
     let file = path.to_str().unwrap();
     let (_, reader) = token(&server, &["--read", "--name", "dashboard"]);
@@ -79,10 +81,21 @@ fn a_token_does_what_its_scopes_say_and_ends_when_it_is_told() {
         "push:app/other",
     );
 
-    for wrong in ["", "mnt_", "mnt_abcdefghij_00", &"x".repeat(4_000), &format!("{deploy}0"), "a b"] {
-        let said = by(&server, &format!("{wrong} "), &["status"]);
-        assert_ne!(said.code(), 0, "{wrong}: {said:?}");
+    for wrong in ["mnt_", "mnt_abcdefghij_00", &"x".repeat(4_000), &format!("{deploy}0"), "a b"] {
+        refused(&by(&server, wrong, &["status"]), "the token is wrong");
     }
+
+    // Who follows something does so for as long as the token counts.
+    let (follower, follows) = token(&server, &["--read"]);
+    let mut command = server.command(&["events", "--follow"]);
+    let mut child =
+        command.env("MINATO_TOKEN", &follows).stdout(std::process::Stdio::null()).spawn().unwrap();
+    assert!(child.try_wait().unwrap().is_none());
+    server.minato(&["token", "revoke", &follower]).ok();
+    until("the follower's end", || match child.try_wait().unwrap() {
+        Some(_) => Ok(()),
+        None => Err("it follows".to_owned()),
+    });
 
     // What was made is there after a crash, and what was revoked stays revoked.
     server.minato(&["token", "revoke", &deployer]).ok();
@@ -103,7 +116,13 @@ fn a_token_does_what_its_scopes_say_and_ends_when_it_is_told() {
     for kind in ["token_made", "token_revoked", "api_write", "api_refused"] {
         assert!(events.contains(&format!("\"{kind}\"")), "no {kind} in {events}");
     }
-    told_nowhere(&server, &[reader, other, deploy, pusher, brief], &[events, listed.stdout]);
+    let mut said = vec![events, listed.stdout];
+    for words in
+        [&["status", "--json"][..], &["ps", "--json"], &["why", "app/web"], &["plan", file, "--json"]]
+    {
+        said.push(server.minato(words).ok().stdout);
+    }
+    told_nowhere(&server, &[reader, other, deploy, pusher, brief, follows], &said);
 }
 
 /// Neither what was written nor what was said has a secret in it; the data directory's own token is in its file.
@@ -128,37 +147,41 @@ fn told_nowhere(server: &Server, tokens: &[String], said: &[String]) {
         let text = String::from_utf8_lossy(key).lines().nth(1).unwrap().to_owned();
         secrets.push(text);
     }
-    secrets.push(own);
+    secrets.extend([own, PASSWORD.to_owned()]);
     for (name, bytes) in &found {
         for secret in &secrets {
             let has = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
-            let its_own = name.ends_with("/token") || name.ends_with(".key");
+            let is_state = name.contains("/state.db") || name.ends_with("/manifest.toml");
+            let its_own =
+                name.ends_with("/token") || name.ends_with(".key") || (secret == PASSWORD && is_state);
             assert!(!has || its_own, "{name} has a secret in it");
         }
     }
 }
 
 /// An address of this machine beyond loopback, on a link of its own that goes with this.
-struct Beyond;
+struct Beyond {
+    link: String,
+    /// Of the range for measuring devices (RFC 2544): nobody's.
+    address: IpAddr,
+}
 
 impl Beyond {
-    const LINK: &str = "mnttest-api0";
-    /// Of the range for measuring devices (RFC 2544): nobody's.
-    const ADDRESS: &str = "198.18.77.1";
-
     fn new() -> Self {
-        let beyond = Self;
+        let pid = std::process::id();
+        let address = std::net::Ipv4Addr::from(u32::from_be_bytes([198, 18, 0, 1]) + pid % 0xfff0);
+        let beyond = Self { link: format!("mt{pid}a"), address: address.into() };
         let ip = |words: &[&str]| run(Command::new("ip").args(words)).ok();
-        ip(&["link", "add", Self::LINK, "type", "veth", "peer", "name", "mnttest-api1"]);
-        ip(&["address", "add", &format!("{}/32", Self::ADDRESS), "dev", Self::LINK]);
-        ip(&["link", "set", Self::LINK, "up"]);
+        ip(&["link", "add", &beyond.link, "type", "veth", "peer", "name", &format!("mt{pid}b")]);
+        ip(&["address", "add", &format!("{address}/32"), "dev", &beyond.link]);
+        ip(&["link", "set", &beyond.link, "up"]);
         beyond
     }
 }
 
 impl Drop for Beyond {
     fn drop(&mut self) {
-        drop(run(Command::new("ip").args(["link", "delete", Self::LINK])));
+        drop(run(Command::new("ip").args(["link", "delete", &self.link])));
     }
 }
 
@@ -170,8 +193,7 @@ fn beyond_loopback_the_api_speaks_tls_alone() {
     std::fs::write(&roots, server.minato(&["ca", "export"]).ok().stdout).unwrap();
     let (_, pusher) = token(&server, &["--push", "app/*", "--read"]);
     server.stop();
-    let address: IpAddr = Beyond::ADDRESS.parse().unwrap();
-    server.api = SocketAddr::new(address, server.api.port());
+    server.api = SocketAddr::new(beyond.address, server.api.port());
     server.spawn(&[]);
     let url = format!("https://{}", server.api);
     let ask = |url: &str, token: &str, roots: &Path, words: &[&str]| {

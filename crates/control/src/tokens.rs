@@ -41,7 +41,9 @@ pub(crate) async fn make(core: &Core, wanted: Wanted) -> Result<(Token, Zeroizin
     let mut batch = Batch::default();
     let known = core.access.tokens().list();
     if known.len() >= TOKENS_MAX {
-        let Some(ended) = known.iter().find(|token| token.ended(now).is_some()) else {
+        let Some(ended) =
+            known.iter().filter(|token| token.ended(now).is_some()).min_by_key(|token| token.ended(now))
+        else {
             let message = format!("there are {TOKENS_MAX} tokens, the most there may be");
             let hint = "`minato token list` shows them; revoke those that nobody uses";
             return Err(Problem::new(Code::Conflict, message).with_hint(hint));

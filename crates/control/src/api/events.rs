@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::{extract::State, http::Method, response::Response, routing::get};
+use axum::{Extension, extract::State, http::Method, response::Response, routing::get};
 use futures_util::stream;
+use minato_identity::token::Bearer;
 use minato_model::event::Event;
 use serde::Deserialize;
 
 use super::{
     Answer, Endpoint, Needs, Shared,
     answer::Failed,
-    asked,
+    asked, needs,
     query::Asked,
     stream::{LIMIT, LIMIT_MAX, lines, whole},
 };
@@ -42,7 +43,11 @@ struct Query {
     app: Option<String>,
 }
 
-async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Response, Failed> {
+async fn read(
+    State(core): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Asked(query): Asked<Query>,
+) -> Result<Response, Failed> {
     let limit = query.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
     let mut reader = Reader { core: Arc::clone(&core), app: query.app, after: 0 };
     // Of one app's the last ones may lie far apart.
@@ -59,7 +64,7 @@ async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Respons
         };
         Some((heap, (reader, None)))
     });
-    Ok(lines(heaps, core.closing.clone()))
+    Ok(lines(heaps, needs::over(&core, &bearer)))
 }
 
 struct Reader {

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use axum::{extract::State, http::Method, response::Response, routing::get};
+use axum::{Extension, extract::State, http::Method, response::Response, routing::get};
 use futures_util::stream;
+use minato_identity::token::Bearer;
 use minato_model::{
     code::{Code, Problem},
     ids::{InstanceId, NodeName, ReleaseNumber, ServiceKey},
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use super::{
     Answer, Endpoint, Needs, Shared,
     answer::Failed,
-    asked, needed,
+    asked, needed, needs,
     query::Asked,
     stream::{LIMIT, LIMIT_MAX, lines, whole},
 };
@@ -54,7 +55,11 @@ struct Query {
     instance: Option<InstanceId>,
 }
 
-async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Response, Failed> {
+async fn read(
+    State(core): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Asked(query): Asked<Query>,
+) -> Result<Response, Failed> {
     let service: ServiceKey = query
         .service
         .parse()
@@ -89,7 +94,7 @@ async fn read(State(core): Shared, Asked(query): Asked<Query>) -> Result<Respons
         };
         Some((heap, (reader, None)))
     });
-    Ok(lines(heaps, core.closing.clone()))
+    Ok(lines(heaps, needs::over(&core, &bearer)))
 }
 
 struct Reader {

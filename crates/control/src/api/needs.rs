@@ -2,7 +2,11 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -21,6 +25,7 @@ use minato_model::{
 use serde_json::json;
 
 use super::{Shared, answer::Failed};
+use crate::core::Core;
 
 /// As many refusals are noted in a second: who tries all passwords fills no journal.
 const NOTED: u64 = 10;
@@ -96,6 +101,25 @@ pub(super) fn is_admin(bearer: &Bearer) -> Result<(), Problem> {
     Needs::Admin.check(bearer, None)
 }
 
+/// How often it is looked whether the token of who follows something still counts.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Resolves when who follows something may no longer, or the server stops.
+pub(super) fn over(core: &Arc<Core>, bearer: &Bearer) -> impl Future<Output = ()> + Send + use<> {
+    let (core, who) = (Arc::clone(core), bearer.who().clone());
+    async move {
+        let ended = async {
+            while core.access.tokens().again(&who).is_ok() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = core.closing.cancelled() => {}
+        }
+    }
+}
+
 /// Lets only those to an endpoint who may use it.
 pub(super) async fn allowed(
     State(needs): State<Needs>,
@@ -115,7 +139,9 @@ pub(super) async fn allowed(
 pub(super) async fn guarded(State(core): Shared, mut request: Request, next: Next) -> Response {
     let authority = request.uri().authority().map(axum::http::uri::Authority::as_str);
     let checked = core.access.check(request.method(), authority, request.headers());
-    let writes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    // A plan changes nothing.
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let writes = !reads && request.uri().path() != "/api/v1/plans";
     let what = format!("{} {}", request.method(), shown(request.uri().path()));
     let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(from)| from.ip());
     let (who, response) = match checked {

@@ -1,4 +1,4 @@
-//! Answers that go on: a line of JSON each, until the client goes or the server stops.
+//! Answers that go on: a line of JSON each, until the client goes, its token ends or the server stops.
 
 use axum::{
     body::Body,
@@ -8,7 +8,6 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 /// As many lines as may be asked for at once.
 pub(super) const LIMIT_MAX: usize = 10_000;
@@ -16,8 +15,8 @@ pub(super) const LIMIT_MAX: usize = 10_000;
 pub(super) const LIMIT: usize = 200;
 
 /// Lines that come in heaps, each heap as soon as it is there. Nothing is made before the client has
-/// taken what came before.
-pub(super) fn lines<T, S>(heaps: S, closing: CancellationToken) -> Response
+/// taken what came before. They end with `over`.
+pub(super) fn lines<T, S>(heaps: S, over: impl Future<Output = ()> + Send + 'static) -> Response
 where
     T: Serialize + Send + 'static,
     S: Stream<Item = Vec<T>> + Send + 'static,
@@ -25,7 +24,7 @@ where
     let body = heaps
         .filter(|heap| std::future::ready(!heap.is_empty()))
         .map(|heap| Ok::<_, std::convert::Infallible>(encode(&heap)))
-        .take_until(closing.cancelled_owned());
+        .take_until(over);
     answer(Body::from_stream(body))
 }
 
